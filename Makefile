@@ -1,0 +1,37 @@
+# Every target does its own set-up, and only what is missing of it. `make help` lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv/bin
+SCALE ?= full
+
+.PHONY: help setup run lab test doctor lint lock store clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+setup: ## virtual environment, locked packages, Java artefacts (first time: minutes; later: a second)
+	@$(PYTHON) scripts/setup.py
+
+run: setup ## execute every lesson on all the data and build the pages (SCALE=tiny: a first look)
+	@$(VENV)/python -m helpers.doctor
+	@$(VENV)/python -m helpers.lessons --scale $(SCALE)
+
+lab: setup ## open JupyterLab on the lessons
+	@$(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks
+
+test: setup ## run all tests (about @MIN@ minutes on two cores)
+	@$(VENV)/ruff check . && $(VENV)/ruff format --check .
+	@$(VENV)/python -m pytest
+
+doctor: setup ## check this machine: Python, Java, memory, disk, ports, artefacts, data
+	@$(VENV)/python -m helpers.doctor
+
+lock: setup ## for maintainers: write requirements.txt from pyproject.toml
+	@$(VENV)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --quiet --output-file requirements.txt
+
+store: setup ## for maintainers: run every lesson at full scale and keep the outputs in notebooks/
+	@$(VENV)/python -m helpers.lessons --scale full --store
+
+clean: ## delete everything generated but the virtual environment
+	@rm -rf build

@@ -1,0 +1,1 @@
+"""What the lessons share: sessions, processes, data, plots, metrics and checks; never an engine's own API."""

@@ -1,0 +1,70 @@
+"""Cluster managers as local processes: Spark's own standalone master with its workers."""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from helpers import settings, spark
+from helpers.processes import Child, free_port
+
+READY_SECONDS = 60
+
+
+@dataclass
+class Standalone:
+    """A running standalone cluster: where it is and which processes make it."""
+
+    url: str
+    ui: str
+    master: Child | None = None
+    workers: list[Child] = field(default_factory=list)
+
+    def alive_workers(self) -> int:
+        """Number of workers that the master counts as alive; asked from its web UI."""
+        with urllib.request.urlopen(f"{self.ui}/json/", timeout=5) as response:
+            state = json.load(response)
+        return sum(worker["state"] == "ALIVE" for worker in state["workers"])
+
+
+@contextmanager
+def standalone(workers: int = 2, cores: int = 1, memory: str = "1g", port: int | None = None) -> Iterator[Standalone]:
+    """A standalone master and its workers (one process each), ended with the block.
+
+    Each worker offers `cores` cores and `memory`. `port` is the master's; without it any free one. Where the
+    settings name an external cluster (WORKSHOP_SPARK_MASTER), that one is yielded and nothing is started.
+    Raises ProcessError when the port is taken or a process does not get ready.
+    """
+    if settings.spark_master():
+        yield Standalone(settings.spark_master(), settings.spark_master_ui())
+        return
+    port, ui_port = free_port(port, "the Spark master"), free_port()
+    work = spark.folder("standalone")
+    with ExitStack() as stack:
+
+        def start(name: str, *arguments: object) -> Child:
+            launcher = spark.home() / "bin" / "spark-class"
+            log4j = spark.folder("conf") / "standalone-log4j2.properties"
+            log4j.write_text(spark.LOG4J.replace("rootLogger.level = error", "rootLogger.level = info"))
+            options = {"SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS": f"-Dlog4j2.configurationFile={log4j}"}
+            child = Child(
+                [launcher, f"org.apache.spark.deploy.{name}", "--host", "127.0.0.1", *arguments],
+                log=work / f"{name.split('.')[0]}-{port}.log",
+                env=spark.environment() | options,
+            )
+            stack.callback(child.stop)
+            return child
+
+        cluster = Standalone(f"spark://127.0.0.1:{port}", f"http://127.0.0.1:{ui_port}")
+        cluster.master = start("master.Master", "--port", port, "--webui-port", ui_port)
+        cluster.master.wait_until(
+            lambda: "I have been elected leader" in cluster.master.output(), READY_SECONDS, "Spark master"
+        )
+        for _ in range(workers):
+            place = ("--cores", cores, "--memory", memory, "--webui-port", 0, "--work-dir", work / "work")
+            cluster.workers.append(start("worker.Worker", *place, cluster.url))
+        for worker in cluster.workers:
+            worker.wait_until(lambda: cluster.alive_workers() == workers, READY_SECONDS, "Spark worker")
+        print(f"Standalone cluster {cluster.url}, {workers} workers, UI at {cluster.ui}")
+        yield cluster

@@ -1,0 +1,197 @@
+"""Java for all engines: find a Java 17, fetch the jars once, verify them, run a JVM that dies with us."""
+
+import glob
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+from functools import cache
+from pathlib import Path
+
+from helpers import settings
+
+JAVA = 17
+MAVEN_VERSION = "3.9.11"
+MAVEN_URL = (
+    f"https://archive.apache.org/dist/maven/maven-3/{MAVEN_VERSION}/binaries/apache-maven-{MAVEN_VERSION}-bin.tar.gz"
+)
+MAVEN_SHA512 = (
+    "bcfe4fe305c962ace56ac7b5fc7a08b87d5abd8b7e89027ab251069faebee516"
+    "b0ded8961445d6d91ec1985dfe30f8153268843c89aa392733d1a3ec956c9978"
+)
+# Where package managers put their JDKs: Debian and Fedora, macOS, Homebrew, SDKMAN, conda.
+JAVA_HOMES = (
+    "/usr/lib/jvm/*",
+    "/Library/Java/JavaVirtualMachines/*/Contents/Home",
+    "/opt/homebrew/opt/openjdk*/libexec/openjdk.jdk/Contents/Home",
+    "/usr/local/opt/openjdk*/libexec/openjdk.jdk/Contents/Home",
+    "~/.sdkman/candidates/java/*",
+    f"{sys.prefix}/lib/jvm",
+)
+HOW_TO_INSTALL = (
+    "install it (Debian and Ubuntu: apt install openjdk-17-jdk-headless; macOS: brew install openjdk@17; "
+    "conda: openjdk=17) or set JAVA_HOME to it"
+)
+
+
+class JavaError(RuntimeError):
+    """No Java 17, or its artefacts cannot be had; the message says what to do."""
+
+
+def java_home() -> Path:
+    """Home of a Java 17: JAVA_HOME's, the PATH's, or the first of those installed that is one.
+
+    Raises JavaError, naming the versions that were found instead.
+    """
+    found = {}
+    for home in _candidates():
+        major = _major(home)
+        if major == JAVA:
+            return home
+        if major:
+            found[major] = home
+    seen = ", ".join(f"Java {major} in {home}" for major, home in sorted(found.items())) or "no Java at all"
+    raise JavaError(f"Java {JAVA} is needed, and only {seen} was found: {HOW_TO_INSTALL}.")
+
+
+def jars(engine: str) -> list[Path]:
+    """The jars of one module under jvm/, fetched by Maven at the first call and verified by their SHA-256.
+
+    Raises JavaError when they cannot be had.
+    """
+    folder = _jar_folder(engine)
+    if not _complete(engine):
+        fetch()
+    return sorted(folder.glob("*.jar"))
+
+
+def modules() -> list[str]:
+    """Names of the modules under jvm/ that list artefacts."""
+    return sorted(pom.parent.name for pom in settings.JVM.glob("*/pom.xml"))
+
+
+def missing() -> list[str]:
+    """Modules whose jars are not there yet, or no longer as SHA256SUMS says."""
+    return [module for module in modules() if not _complete(module)]
+
+
+def fetch() -> None:
+    """Let Maven copy the jars of every module to the build folder and verify them; nothing else is downloaded.
+
+    Raises JavaError when Maven fails or a jar is not the expected one.
+    """
+    settings.build_dir().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=settings.build_dir(), prefix="java-") as folder:
+        command = [
+            *(maven(), "-q", "-B", "--strict-checksums", "-f", settings.JVM / "pom.xml"),
+            *("dependency:copy-dependencies", f"-Dworkshop.java={folder}"),
+        ]
+        environment = {**os.environ, "JAVA_HOME": str(java_home())}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            errors = [line for line in done.stdout.splitlines() if "ERROR" in line]
+            raise JavaError(
+                "Maven could not fetch the Java artefacts: check the network (the first set-up needs it) and "
+                f"run the same command again. Maven said: {errors[0][:300] if errors else done.stderr[-300:]}"
+            )
+        for module in modules():
+            fetched = Path(folder) / module
+            wrong = _differences(module, fetched)
+            if wrong:
+                raise JavaError(
+                    f"The jars of jvm/{module} are not the expected ones ({', '.join(wrong)}): delete them from "
+                    "Maven's cache and run the same command again, or write a new SHA256SUMS if a version has moved."
+                )
+            target = _jar_folder(module)
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fetched.rename(target)
+
+
+def maven() -> Path:
+    """Maven's command: the installed one, or a copy of our own, downloaded once and verified by its SHA-512."""
+    installed = shutil.which("mvn")
+    if installed:
+        return Path(installed)
+    own = settings.build_dir() / f"apache-maven-{MAVEN_VERSION}" / "bin" / "mvn"
+    if not own.exists():
+        _download_maven(settings.maven_url() or MAVEN_URL)
+    return own
+
+
+def _download_maven(url: str) -> None:
+    print(f"Maven is not installed: downloading {MAVEN_VERSION} (9 MB)", flush=True)
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            archive = response.read()
+    except OSError as error:
+        raise JavaError(f"Maven could not be downloaded ({error}): check the network, or install Maven.") from None
+    if hashlib.sha512(archive).hexdigest() != MAVEN_SHA512:
+        raise JavaError(f"The Maven downloaded from {url} is not the expected one: install Maven yourself.")
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder) / "maven.tar.gz"
+        packed.write_bytes(archive)
+        with tarfile.open(packed) as tar:
+            tar.extractall(settings.build_dir(), filter="data")
+
+
+def _candidates() -> list[Path]:
+    homes = [Path(settings.java_home())] if settings.java_home() else []
+    on_path = shutil.which("java")
+    if on_path:
+        homes.append(Path(on_path).resolve().parent.parent)
+    for pattern in JAVA_HOMES:
+        homes += [Path(home) for home in sorted(glob.glob(os.path.expanduser(pattern)))]
+    return homes
+
+
+@cache
+def _major(home: Path) -> int | None:
+    java = home / "bin" / "java"
+    try:
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60).stderr
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    version = re.search(r'version "(?:1\.)?(\d+)', said)
+    return int(version.group(1)) if version else None
+
+
+def _jar_folder(module: str) -> Path:
+    return settings.build_dir() / "java" / module
+
+
+def _sums(module: str) -> dict[str, str]:
+    lines = (settings.JVM / module / "SHA256SUMS").read_text().splitlines()
+    return {name: digest for digest, name in (line.split() for line in lines)}
+
+
+@cache
+def _digest(jar: Path, _size: int, _changed: int) -> str:
+    with jar.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _differences(module: str, folder: Path) -> list[str]:
+    """Names of the jars that are missing, unexpected or different."""
+    stats = {jar: jar.stat() for jar in folder.glob("*.jar")}
+    got = {jar.name: _digest(jar, stat.st_size, stat.st_mtime_ns) for jar, stat in stats.items()}
+    wanted = _sums(module)
+    return sorted(name for name in got.keys() | wanted.keys() if got.get(name) != wanted.get(name))
+
+
+def _complete(module: str) -> bool:
+    return not _differences(module, _jar_folder(module))
+
+
+if __name__ == "__main__":
+    try:
+        if missing():
+            print(f"Fetching the Java artefacts of {', '.join(missing())} (about a minute)", flush=True)
+            fetch()
+    except JavaError as problem:
+        sys.exit(str(problem))

@@ -1,0 +1,73 @@
+"""Where things are and how large a run is: the only module that reads the environment."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+NOTEBOOKS = ROOT / "notebooks"
+JVM = ROOT / "jvm"
+SCALES = ("tiny", "full")
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used; the message says what to write instead."""
+
+
+def build_dir() -> Path:
+    """Folder of everything generated (jars, the design matrix, executed lessons); safe to delete."""
+    return Path(os.environ.get("WORKSHOP_BUILD") or ROOT / "build").resolve()
+
+
+def scale(value: str | None = None) -> str:
+    """The scale of a run, "tiny" or "full": `value`, else WORKSHOP_SCALE, else "full".
+
+    Raises SettingError for any other word.
+    """
+    chosen = value or os.environ.get("WORKSHOP_SCALE") or "full"
+    if chosen not in SCALES:
+        raise SettingError(f"Unknown scale {chosen!r}: use one of {', '.join(SCALES)}.")
+    return chosen
+
+
+def spark_master() -> str | None:
+    """Master URL of an external Spark cluster (WORKSHOP_SPARK_MASTER), or None for local processes."""
+    return os.environ.get("WORKSHOP_SPARK_MASTER") or None
+
+
+def spark_master_ui() -> str:
+    """Address of the external Spark master's web UI (WORKSHOP_SPARK_MASTER_UI)."""
+    return os.environ.get("WORKSHOP_SPARK_MASTER_UI") or "http://127.0.0.1:8080"
+
+
+def spark_driver_host() -> str | None:
+    """Name or address by which an external cluster reaches this driver (WORKSHOP_DRIVER_HOST), or None: loopback."""
+    return os.environ.get("WORKSHOP_DRIVER_HOST") or None
+
+
+def python_path() -> list[str]:
+    """Entries of the reader's PYTHONPATH, kept when the workers' is set."""
+    return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+
+
+def spark_home() -> str | None:
+    """Folder of an installed Spark (SPARK_HOME), or None for the one in the Python environment."""
+    return os.environ.get("SPARK_HOME") or None
+
+
+def java_home() -> str | None:
+    """The reader's JAVA_HOME, the first place where Java is looked for."""
+    return os.environ.get("JAVA_HOME") or None
+
+
+def maven_url() -> str | None:
+    """Another place to get Maven's archive from (WORKSHOP_MAVEN_URL), for networks with a mirror of their own."""
+    return os.environ.get("WORKSHOP_MAVEN_URL") or None
+
+
+def shuffle_labels() -> bool:
+    """True when the labels are to be shuffled (WORKSHOP_SHUFFLE_LABELS=1).
+
+    The tests use it to show that every bound on a model's quality fails on a broken model.
+    """
+    return os.environ.get("WORKSHOP_SHUFFLE_LABELS") == "1"

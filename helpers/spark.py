@@ -1,0 +1,130 @@
+"""One way to make a Spark session: this Python everywhere, loopback only, no noise."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import findspark
+
+from helpers import jvm, settings
+
+if settings.spark_home():
+    findspark.init(settings.spark_home())
+
+import pyspark
+from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkRuntimeError
+from pyspark.java_gateway import launch_gateway
+from pyspark.sql import SparkSession
+
+# Errors only; the logger of the Python gateway gets the same level, or Spark announces the difference.
+LOG4J = """
+rootLogger.level = error
+logger.gateway.name = org.apache.spark.api.python.PythonGatewayServer
+logger.gateway.level = error
+rootLogger.appenderRef.stderr.ref = stderr
+appender.stderr.type = Console
+appender.stderr.name = stderr
+appender.stderr.target = SYSTEM_ERR
+appender.stderr.layout.type = PatternLayout
+appender.stderr.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
+"""
+
+
+def home() -> Path:
+    """Folder of the Spark in use: SPARK_HOME's, or the one inside this Python environment."""
+    return Path(settings.spark_home() or Path(pyspark.__file__).parent)
+
+
+def folder(name: str) -> Path:
+    """A folder for Spark's files in the build folder; made when it is not there."""
+    path = settings.build_dir() / "spark" / name
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def environment() -> dict[str, str]:
+    """Environment of every Spark process: Java 17, this Python, this package, 127.0.0.1 and nothing else."""
+    python_path = os.pathsep.join(dict.fromkeys([str(settings.ROOT), *settings.python_path()]))
+    return {
+        "JAVA_HOME": str(jvm.java_home()),
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+        "PYTHONPATH": python_path,
+        "SPARK_HOME": str(home()),
+        "SPARK_LOCAL_IP": settings.spark_driver_host() or "127.0.0.1",
+    }
+
+
+def configuration(memory: str = "1g") -> dict[str, str]:
+    """Settings that every session and every spark-submit of the workshop share; `memory` is the driver's heap."""
+    host = settings.spark_driver_host() or "127.0.0.1"
+    log4j = folder("conf") / "log4j2.properties"
+    log4j.write_text(LOG4J)
+    return {
+        "spark.driver.memory": memory,
+        "spark.driver.host": host,
+        "spark.driver.bindAddress": host,
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j.as_uri()} -Xss4m",
+        "spark.local.dir": str(folder("local")),
+        "spark.sql.warehouse.dir": str(folder("warehouse")),
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "4",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.ui.showConsoleProgress": "false",
+    }
+
+
+def session(name: str, master: str | None = None, memory: str = "1g", **conf: object) -> SparkSession:
+    """A Spark session: on `master`, else on the cluster that the settings name, else local[2].
+
+    A session that is still running is stopped first, so that the settings given here are the ones in force.
+    `conf` takes Spark's own settings with underscores for dots: spark_sql_shuffle_partitions=8. The driver's heap
+    is fixed by the first session of a notebook. Raises JavaError without a Java 17.
+    """
+    os.environ.update(environment())
+    running = SparkSession.getActiveSession()
+    if running:
+        running.stop()
+    given = {key.replace("_", "."): str(value) for key, value in conf.items()}
+    wanted = SparkConf(loadDefaults=False).setAll((configuration(memory) | given).items())
+    wanted.setAppName(name).setMaster(master or settings.spark_master() or "local[2]")
+    if SparkContext._gateway is None:
+        _start_jvm(wanted)
+    spark = SparkSession.builder.config(conf=wanted).getOrCreate()
+    print(f"Spark {spark.version} on {spark.sparkContext.master}, UI at {spark.sparkContext.uiWebUrl}")
+    return spark
+
+
+def _start_jvm(conf: SparkConf) -> None:
+    """Start the driver's JVM with its error output in a file: Java's own warnings would fill the first cell."""
+    log = folder("logs") / f"driver-{os.getpid()}.log"
+    with log.open("wb") as stderr:
+        try:
+            gateway = launch_gateway(conf, popen_kwargs={"stderr": stderr})
+        except PySparkRuntimeError as error:
+            raise RuntimeError(f"Spark's JVM did not start: {log.read_text()[-1000:] or error}") from None
+    SparkContext._ensure_initialized(gateway=gateway)
+
+
+def submit(script: Path, arguments: Sequence[object] = (), master: str | None = None, memory: str = "1g") -> str:
+    """Run a script by spark-submit in processes of its own, and return what it printed.
+
+    Raises RuntimeError with the end of its error output when it fails.
+    """
+    options = [part for key, value in configuration(memory).items() for part in ("--conf", f"{key}={value}")]
+    done = subprocess.run(
+        [
+            *(home() / "bin" / "spark-submit", "--master", master or settings.spark_master() or "local[2]"),
+            *(*options, script, *map(str, arguments)),
+        ],
+        env={**os.environ, **environment()},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode:
+        raise RuntimeError(f"spark-submit {script.name} failed:\n{done.stderr[-2000:]}")
+    return done.stdout

@@ -1,0 +1,90 @@
+"""Set everything up: the virtual environment, the locked packages, the Java artefacts. Does only what is missing.
+
+Standard library only, and old syntax, so that a wrong Python can still say what is wrong.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+VENV = os.path.join(ROOT, ".venv")
+PYTHON = os.path.join(VENV, "bin", "python")
+STAMP = os.path.join(VENV, "requirements.sha256")
+LOCKS = ("requirements-uv.txt", "requirements.txt")
+
+
+def main():
+    if sys.version_info[:2] != (3, 11):
+        stop(
+            "Python 3.11 is needed and this is %s: install it and run `make PYTHON=python3.11 ...`."
+            % platform.python_version()
+        )
+    if sys.platform == "win32":
+        stop("Windows is served by the container: see README.md.")
+    wanted = digest()
+    if not os.path.exists(STAMP) or open(STAMP).read() != wanted:
+        install(wanted)
+    if subprocess.run([PYTHON, "-m", "helpers.jvm"], cwd=ROOT).returncode:
+        sys.exit(1)  # helpers.jvm has said why
+
+
+def install(wanted):
+    uv = os.path.join(VENV, "bin", "uv")
+    offline = "Packages could not be installed: check the network (the first set-up needs it) and run this again."
+    if not works(uv):
+        print("Making the virtual environment .venv", flush=True)
+        shutil.rmtree(VENV, ignore_errors=True)
+        run(
+            [sys.executable, "-m", "venv", VENV],
+            "The virtual environment could not be made: install Python's venv module (Debian: python3.11-venv).",
+        )
+        run(
+            [
+                PYTHON,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--require-hashes",
+                "-r",
+                LOCKS[0],
+            ],
+            offline,
+        )
+    print("Installing the locked packages (one to three minutes, about 1 GB)", flush=True)
+    run([uv, "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", LOCKS[1]], offline)
+    with open(STAMP, "w") as stamp:
+        stamp.write(wanted)
+
+
+def works(program):
+    try:
+        return subprocess.call([program, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+    except OSError:
+        return False
+
+
+def digest():
+    sha = hashlib.sha256(sys.version.encode())
+    for name in LOCKS:
+        with open(os.path.join(ROOT, name), "rb") as lock:
+            sha.update(lock.read())
+    return sha.hexdigest()
+
+
+def run(command, remedy):
+    if subprocess.run(command, cwd=ROOT).returncode:
+        stop(remedy)
+
+
+def stop(message):
+    sys.exit(message)
+
+
+if __name__ == "__main__":
+    main()
