@@ -36,7 +36,8 @@ def python_version() -> str:
 
 def java() -> str:
     """A Java 17."""
-    return f"{jvm.java_home()}"
+    jvm.java_home()
+    return f"version {jvm.JAVA}"
 
 
 def memory() -> str:

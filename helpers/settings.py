@@ -19,6 +19,13 @@ def build_dir() -> Path:
     return Path(os.environ.get("WORKSHOP_BUILD") or ROOT / "build").resolve()
 
 
+def lesson_dir(lesson: str) -> Path:
+    """A lesson's own folder for what it writes, made if need be; relative to where the lesson runs, if it can be."""
+    folder = build_dir() / "lessons" / lesson
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(os.path.relpath(folder)) if folder.is_relative_to(ROOT) else folder
+
+
 def scale(value: str | None = None) -> str:
     """The scale of a run, "tiny" or "full": `value`, else WORKSHOP_SCALE, else "full".
 

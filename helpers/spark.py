@@ -1,8 +1,12 @@
 """One way to make a Spark session: this Python everywhere, loopback only, no noise."""
 
+import contextlib
+import io
+import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +21,7 @@ import pyspark
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 # Errors only; the logger of the Python gateway gets the same level, or Spark announces the difference.
 LOG4J = """
@@ -67,6 +71,7 @@ def configuration(memory: str = "1g") -> dict[str, str]:
         "spark.driver.memory": memory,
         "spark.driver.host": host,
         "spark.driver.bindAddress": host,
+        "spark.executor.extraJavaOptions": "-XX:+UseSerialGC",
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j.as_uri()} -Xss4m",
         "spark.local.dir": str(folder("local")),
         "spark.sql.warehouse.dir": str(folder("warehouse")),
@@ -98,6 +103,34 @@ def session(name: str, master: str | None = None, memory: str = "1g", **conf: ob
     return spark
 
 
+def show_plan(frame: DataFrame) -> None:
+    """Print the operators of a query's physical plan as a tree, without the details of each."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        frame.explain(mode="formatted")
+    print(text.getvalue().strip().split("\n\n")[0])
+
+
+def traffic(spark: SparkSession) -> dict[str, int]:
+    """What this session's stages have done so far: `stages`, `tasks`, `shuffle_bytes` written for other tasks,
+    `result_bytes` sent to the driver. Take it before and after a query; the difference is the query's.
+
+    Source: Spark's monitoring REST API, https://spark.apache.org/docs/latest/monitoring.html#rest-api
+    """
+    context = spark.sparkContext
+    context._jsc.sc().listenerBus().waitUntilEmpty()  # the counts arrive by events
+    with urllib.request.urlopen(
+        f"{context.uiWebUrl}/api/v1/applications/{context.applicationId}/stages?status=complete", timeout=10
+    ) as response:
+        stages = json.load(response)
+    return {
+        "stages": len(stages),
+        "tasks": sum(stage["numCompleteTasks"] for stage in stages),
+        "shuffle_bytes": sum(stage["shuffleWriteBytes"] for stage in stages),
+        "result_bytes": sum(stage["resultSize"] for stage in stages),
+    }
+
+
 def _start_jvm(conf: SparkConf) -> None:
     """Start the driver's JVM with its error output in a file: Java's own warnings would fill the first cell."""
     log = folder("logs") / f"driver-{os.getpid()}.log"
@@ -109,12 +142,20 @@ def _start_jvm(conf: SparkConf) -> None:
     SparkContext._ensure_initialized(gateway=gateway)
 
 
-def submit(script: Path, arguments: Sequence[object] = (), master: str | None = None, memory: str = "1g") -> str:
+def submit(
+    script: Path,
+    arguments: Sequence[object] = (),
+    master: str | None = None,
+    memory: str = "1g",
+    py_files: Sequence[Path] = (),
+) -> str:
     """Run a script by spark-submit in processes of its own, and return what it printed.
 
-    Raises RuntimeError with the end of its error output when it fails.
+    `py_files` are Python modules that the script and its workers import. Raises RuntimeError with the end of its
+    error output when it fails.
     """
-    options = [part for key, value in configuration(memory).items() for part in ("--conf", f"{key}={value}")]
+    conf = configuration(memory) | {"spark.submit.pyFiles": ",".join(map(str, py_files))}
+    options = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
     done = subprocess.run(
         [
             *(home() / "bin" / "spark-submit", "--master", master or settings.spark_master() or "local[2]"),

@@ -1,0 +1,119 @@
+"""The data set and the design matrix: what they hold, and what happens when a file is damaged."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from helpers import data, settings
+
+
+@pytest.fixture
+def copied_data(tmp_path, monkeypatch):
+    shutil.copytree(settings.DATA, tmp_path / "data")
+    monkeypatch.setattr(settings, "DATA", tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_labels():
+    flights = data.labelled_flights()
+    assert flights.shape == (327_346, 21)
+    assert flights["id"].is_unique
+    assert flights["late"].mean() == pytest.approx(0.2447, abs=1e-4)
+    assert ((flights["arr_delay"] >= 15) == flights["late"].astype(bool)).all()
+
+
+def test_split_is_by_time():
+    train, test = data.time_split(data.labelled_flights())
+    assert train["time_hour"].max() < test["time_hour"].min()
+    assert len(train) + len(test) == 327_346
+
+
+def test_joins_neither_drop_nor_repeat_flights():
+    features = data.features("live")
+    assert (features["id"].to_numpy() == data.labelled_flights()["id"].to_numpy()).all()
+    assert features["wind_speed"].max() < 200
+    assert set(data.features("live")) - set(data.features("scheduled")) == {"dep_delay"}
+
+
+@pytest.mark.parametrize("scale", settings.SCALES)
+@pytest.mark.parametrize("which", data.FEATURE_SETS)
+def test_design_matrix_has_full_rank(which, scale):
+    m = data.design_matrix(which, scale)
+    X = np.column_stack([np.ones(len(m.X_train)), m.X_train])
+    assert np.linalg.matrix_rank(X) == X.shape[1] == len(m.columns) + 1
+    assert X.dtype == np.float64
+    assert np.isfinite(m.X_test).all()
+    assert len(m.X_test) == len(m.y_test) == len(m.id_test)
+
+
+def test_design_matrix_is_standardised_with_training_rows_only():
+    m = data.design_matrix("scheduled", "full")
+    assert np.abs(m.X_train.mean(axis=0)).max() < 1e-9
+    assert np.abs(m.X_train.std(axis=0) - 1).max() < 1e-9
+    assert np.abs(m.X_test.mean(axis=0)).max() > 0.1
+
+
+def test_encoding_ignores_the_test_rows():
+    frame = data.features("scheduled")
+    changed = frame.copy()
+    test = ~data.in_training(frame)
+    changed.loc[test, ["temp", "distance"]] = 1e6
+    changed.loc[test, "carrier"] = "XX"
+    train = ~test
+    pd.testing.assert_frame_equal(data.encode(frame)[train], data.encode(changed)[train])
+
+
+def test_keys_lead_back_to_the_flights():
+    m = data.design_matrix("live", "tiny")
+    flights = data.table("flights").iloc[m.id_test]
+    assert ((flights["arr_delay"] >= 15).to_numpy() == m.y_test).all()
+    delay = m.X_test[:, m.columns.index("dep_delay")]
+    assert np.corrcoef(delay, flights["dep_delay"])[0, 1] == pytest.approx(1)
+
+
+def test_scheduled_is_live_without_the_delay():
+    scheduled, live = data.design_matrix("scheduled", "tiny"), data.design_matrix("live", "tiny")
+    assert [*scheduled.columns, "dep_delay"] == live.columns
+    assert (scheduled.X_train == live.X_train[:, :-1]).all()
+
+
+def test_matrix_is_saved_once(tmp_path, monkeypatch):
+    first = data.design_matrix("scheduled", "tiny")
+    monkeypatch.setattr(data, "features", lambda *_: pytest.fail("the saved matrix was not used"))
+    assert (data.design_matrix("scheduled", "tiny").X_train == first.X_train).all()
+
+
+def test_shuffled_labels_leave_nothing_to_learn(monkeypatch):
+    monkeypatch.setenv("WORKSHOP_SHUFFLE_LABELS", "1")
+    m = data.design_matrix("live", "tiny")
+    model = LogisticRegression(max_iter=200).fit(m.X_train, m.y_train)
+    assert abs(roc_auc_score(m.y_test, model.predict_proba(m.X_test)[:, 1]) - 0.5) < 0.03
+    assert m.y_train.mean() == pytest.approx(0.245, abs=0.01)
+
+
+def test_missing_table(copied_data):
+    (copied_data / "planes.parquet").unlink()
+    with pytest.raises(data.DataError, match=r"planes.parquet is missing: restore it with `git checkout"):
+        data.table("planes")
+
+
+def test_damaged_table(copied_data):
+    file = copied_data / "weather.parquet"
+    content = bytearray(file.read_bytes())
+    content[1000] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(data.DataError, match=r"weather.parquet is damaged .* restore it with `git checkout"):
+        data.table("weather")
+
+
+def test_wrong_names():
+    with pytest.raises(ValueError, match="use one of flights, weather"):
+        data.table("trains")
+    with pytest.raises(ValueError, match="use one of scheduled, live"):
+        data.design_matrix("dead")
+    with pytest.raises(settings.SettingError, match="use one of tiny, full"):
+        data.design_matrix("live", "huge")

@@ -1,0 +1,157 @@
+"""Java and its artefacts: which Java is taken, what is said when there is none, how jars are fetched and verified."""
+
+import http.server
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import pytest
+
+from helpers import jvm, settings
+
+
+def fake_java(folder, version):
+    """A home whose `java -version` answers like a Java of that version; it is never asked anything else."""
+    java = folder / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")
+    java.chmod(java.stat().st_mode | stat.S_IEXEC)
+    return folder
+
+
+@pytest.fixture
+def only_these(tmp_path, monkeypatch):
+    """Pretend that just these Javas are installed."""
+
+    def install(*versions):
+        for version in versions:
+            fake_java(tmp_path / "jdks" / version, version)
+        monkeypatch.setattr(jvm, "JAVA_HOMES", (str(tmp_path / "jdks" / "*"),))
+        monkeypatch.delenv("JAVA_HOME", raising=False)
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    return install
+
+
+def test_the_real_java_is_17():
+    done = subprocess.run([jvm.java_home() / "bin" / "java", "-version"], capture_output=True, text=True)
+    assert 'version "17' in done.stderr
+
+
+def test_java_17_is_found_among_others(only_these, tmp_path):
+    only_these("11.0.2", "17.0.15", "21.0.1", "1.8.0_412")
+    assert jvm.java_home() == tmp_path / "jdks" / "17.0.15"
+
+
+def test_java_home_comes_first(only_these, tmp_path, monkeypatch):
+    only_these("17.0.1")
+    mine = fake_java(tmp_path / "mine", "17.0.9")
+    monkeypatch.setenv("JAVA_HOME", str(mine))
+    assert jvm.java_home() == mine
+
+
+@pytest.mark.parametrize("version", ["11.0.2", "21.0.1", "25"])
+def test_only_another_java(only_these, version):
+    only_these(version)
+    with pytest.raises(
+        jvm.JavaError, match=rf"Java 17 is needed, and only Java {version.split('.')[0]} in .* install it"
+    ):
+        jvm.java_home()
+
+
+def test_no_java_at_all(only_these):
+    only_these()
+    with pytest.raises(jvm.JavaError, match="only no Java at all was found|no Java at all"):
+        jvm.java_home()
+
+
+def test_jars_are_complete_and_verified():
+    assert jvm.missing() == []
+    for module in jvm.modules():
+        assert len(jvm.jars(module)) == len((settings.JVM / module / "SHA256SUMS").read_text().splitlines())
+
+
+def test_a_damaged_jar_is_noticed(tmp_path, monkeypatch):
+    module = jvm.modules()[0]
+    shutil.copytree(settings.build_dir() / "java" / module, tmp_path / "java" / module)
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path))
+    assert module not in jvm.missing()
+    jar = sorted((tmp_path / "java" / module).glob("*.jar"))[0]
+    jar.write_bytes(jar.read_bytes()[:-1])
+    assert module in jvm.missing()
+
+
+def failing_maven(tmp_path, monkeypatch, script):
+    maven = tmp_path / "bin" / "mvn"
+    maven.parent.mkdir()
+    maven.write_text(f"#!/bin/sh\n{script}\n")
+    maven.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{maven.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
+
+
+def test_no_network_at_first_set_up(tmp_path):
+    """The real Maven, with an empty cache, sent to a port where nothing listens."""
+    options = f"-Dmaven.repo.local={tmp_path / 'm2'} -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=9"
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers.jvm"],
+        cwd=settings.ROOT,
+        env=os.environ | {"MAVEN_OPTS": options, "WORKSHOP_BUILD": str(tmp_path / "build")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "Maven could not fetch the Java artefacts: check the network" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_other_jars_than_expected_are_refused(tmp_path, monkeypatch):
+    failing_maven(
+        tmp_path, monkeypatch, 'for a; do case $a in -Dworkshop.java=*) mkdir -p "${a#*=}/ignite";; esac; done'
+    )
+    with pytest.raises(jvm.JavaError, match=r"The jars of jvm/\w+ are not the expected ones"):
+        jvm.fetch()
+    assert jvm.modules()[0] in jvm.missing()
+
+
+@pytest.fixture
+def mirror(tmp_path):
+    """A mirror on loopback with Maven's archive, which Maven itself fetches as an artefact."""
+    folder = tmp_path / "mirror"
+    wanted = f"org.apache.maven:apache-maven:{jvm.MAVEN_VERSION}:tar.gz:bin"
+    command = [jvm.maven(), "-q", "-B", "dependency:copy", f"-Dartifact={wanted}", f"-DoutputDirectory={folder}"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    handler.log_message = lambda *_: None
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/apache-maven-{jvm.MAVEN_VERSION}-bin.tar.gz", folder
+    server.shutdown()
+    server.server_close()
+
+
+def test_maven_is_fetched_where_it_is_absent(mirror, tmp_path, monkeypatch):
+    url, folder = mirror
+    monkeypatch.setenv("WORKSHOP_MAVEN_URL", url)
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
+    monkeypatch.setattr(jvm.shutil, "which", lambda _: None)
+    (tmp_path / "build").mkdir()
+    said = subprocess.run(
+        [jvm.maven(), "--version"], capture_output=True, text=True, env=os.environ | {"JAVA_HOME": str(jvm.java_home())}
+    )
+    assert f"Apache Maven {jvm.MAVEN_VERSION}" in said.stdout
+
+
+def test_a_wrong_maven_is_refused(mirror, tmp_path, monkeypatch):
+    url, folder = mirror
+    next(folder.glob("*.tar.gz")).write_bytes(b"not Maven")
+    monkeypatch.setenv("WORKSHOP_MAVEN_URL", url)
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
+    monkeypatch.setattr(jvm.shutil, "which", lambda _: None)
+    with pytest.raises(jvm.JavaError, match="is not the expected one: install Maven yourself"):
+        jvm.maven()
