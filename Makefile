@@ -1,7 +1,7 @@
 # Every target does its own set-up, and only what is missing of it. `make help` lists them.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
-SCALE ?= full
+SCALE ?= $(or $(WORKSHOP_SCALE),full)
 
 .PHONY: help setup run lab test doctor lint lock store clean
 .DEFAULT_GOAL := help
@@ -13,8 +13,8 @@ setup: ## virtual environment, locked packages, Java artefacts (first time: minu
 	@$(PYTHON) scripts/setup.py
 
 run: setup ## execute every lesson on all the data and build the pages (SCALE=tiny: a first look)
-	@$(VENV)/python -m helpers.doctor
-	@$(VENV)/python -m helpers.lessons --scale $(SCALE)
+	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m helpers.doctor
+	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m helpers.lessons
 
 lab: setup ## open JupyterLab on the lessons
 	@$(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks
@@ -31,7 +31,7 @@ lock: setup ## for maintainers: write requirements.txt from pyproject.toml
 	    --no-emit-index-url --no-header --quiet --output-file requirements.txt
 
 store: setup ## for maintainers: run every lesson at full scale and keep the outputs in notebooks/
-	@$(VENV)/python -m helpers.lessons --scale full --store
+	@$(VENV)/python -m helpers.lessons --scale full --store && $(VENV)/python scripts/pictures.py
 
 clean: ## delete everything generated but the virtual environment
 	@rm -rf build

@@ -49,7 +49,7 @@ def standalone(workers: int = 2, cores: int = 1, memory: str = "1g", port: int |
             log4j.write_text(spark.LOG4J.replace("rootLogger.level = error", "rootLogger.level = info"))
             options = {
                 "SPARK_DAEMON_MEMORY": "128m",
-                "SPARK_DAEMON_JAVA_OPTS": f"-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Dlog4j2.configurationFile={log4j}",
+                "SPARK_DAEMON_JAVA_OPTS": f"-XX:+UseSerialGC -Dlog4j2.configurationFile={log4j}",
             }
             child = Child(
                 [launcher, f"org.apache.spark.deploy.{name}", "--host", "127.0.0.1", *arguments],

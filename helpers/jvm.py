@@ -55,8 +55,8 @@ def java_home() -> Path:
             return home
         if major:
             found[major] = home
-    seen = ", ".join(f"Java {major} in {home}" for major, home in sorted(found.items())) or "no Java at all"
-    raise JavaError(f"Java {JAVA} is needed, and only {seen} was found: {HOW_TO_INSTALL}.")
+    seen = ", ".join(f"Java {major} in {home}" for major, home in sorted(found.items()))
+    raise JavaError(f"Java {JAVA} is needed, and {f'only {seen}' if seen else 'none'} was found: {HOW_TO_INSTALL}.")
 
 
 def jars(engine: str) -> list[Path]:

@@ -20,13 +20,12 @@ LOCKS = ("requirements-uv.txt", "requirements.txt")
 def main():
     if sys.version_info[:2] != (3, 11):
         stop(
-            "Python 3.11 is needed and this is %s: install it and run `make PYTHON=python3.11 ...`."
-            % platform.python_version()
+            "Python 3.11 is needed and this is " + platform.python_version() + ": install 3.11, or name it: PYTHON=..."
         )
     if sys.platform == "win32":
         stop("Windows is served by the container: see README.md.")
     wanted = digest()
-    if not os.path.exists(STAMP) or open(STAMP).read() != wanted:
+    if installed() != wanted:
         install(wanted)
     if subprocess.run([PYTHON, "-m", "helpers.jvm"], cwd=ROOT).returncode:
         sys.exit(1)  # helpers.jvm has said why
@@ -60,6 +59,14 @@ def install(wanted):
     run([uv, "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", LOCKS[1]], offline)
     with open(STAMP, "w") as stamp:
         stamp.write(wanted)
+
+
+def installed():
+    try:
+        with open(STAMP) as stamp:
+            return stamp.read()
+    except OSError:
+        return None
 
 
 def works(program):

@@ -61,7 +61,8 @@ def test_encoding_ignores_the_test_rows():
     frame = data.features("scheduled")
     changed = frame.copy()
     test = ~data.in_training(frame)
-    changed.loc[test, ["temp", "distance"]] = 1e6
+    changed.loc[test, "temp"] = 1e6
+    changed.loc[test, "distance"] = 1
     changed.loc[test, "carrier"] = "XX"
     train = ~test
     pd.testing.assert_frame_equal(data.encode(frame)[train], data.encode(changed)[train])

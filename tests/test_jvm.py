@@ -57,15 +57,13 @@ def test_java_home_comes_first(only_these, tmp_path, monkeypatch):
 @pytest.mark.parametrize("version", ["11.0.2", "21.0.1", "25"])
 def test_only_another_java(only_these, version):
     only_these(version)
-    with pytest.raises(
-        jvm.JavaError, match=rf"Java 17 is needed, and only Java {version.split('.')[0]} in .* install it"
-    ):
+    with pytest.raises(jvm.JavaError, match=rf"only Java {version.split('.')[0]} in .* was found: install it"):
         jvm.java_home()
 
 
 def test_no_java_at_all(only_these):
     only_these()
-    with pytest.raises(jvm.JavaError, match="only no Java at all was found|no Java at all"):
+    with pytest.raises(jvm.JavaError, match="Java 17 is needed, and none was found: install it"):
         jvm.java_home()
 
 
@@ -136,14 +134,12 @@ def mirror(tmp_path):
 
 
 def test_maven_is_fetched_where_it_is_absent(mirror, tmp_path, monkeypatch):
-    url, folder = mirror
-    monkeypatch.setenv("WORKSHOP_MAVEN_URL", url)
+    monkeypatch.setenv("WORKSHOP_MAVEN_URL", mirror[0])
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
     monkeypatch.setattr(jvm.shutil, "which", lambda _: None)
     (tmp_path / "build").mkdir()
-    said = subprocess.run(
-        [jvm.maven(), "--version"], capture_output=True, text=True, env=os.environ | {"JAVA_HOME": str(jvm.java_home())}
-    )
+    environment = os.environ | {"JAVA_HOME": str(jvm.java_home())}
+    said = subprocess.run([jvm.maven(), "--version"], capture_output=True, text=True, env=environment)
     assert f"Apache Maven {jvm.MAVEN_VERSION}" in said.stdout
 
 

@@ -1,0 +1,47 @@
+"""The pages beside the lessons tell the truth: files exist, lessons are listed, pictures are the lessons' own."""
+
+import re
+import sys
+
+import pytest
+
+from helpers import data, lessons, settings
+
+sys.path.insert(0, str(settings.ROOT / "scripts"))
+import pictures
+
+PAGES = [settings.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_local_links_lead_somewhere(page):
+    links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_lesson_is_in_the_readme():
+    text = PAGES[0].read_text()
+    assert [lesson.name for lesson in lessons.notebooks() if f"notebooks/{lesson.name}" not in text] == []
+    listed = re.findall(r"notebooks/(\w+\.ipynb)", text)
+    assert sorted(listed) == [lesson.name for lesson in lessons.notebooks()]
+
+
+@pytest.mark.parametrize("name", pictures.PICTURES)
+def test_pictures_are_those_of_the_stored_outputs(name):
+    shown = (settings.ROOT / "docs" / "images" / f"{name}.png").read_bytes()
+    assert shown == pictures.figure(*pictures.PICTURES[name])
+
+
+@pytest.mark.parametrize("name", data.TABLES)
+def test_the_data_card_has_the_right_counts(name):
+    card, table = PAGES[2].read_text(), data.table(name)
+    assert f"| {name}.parquet | {len(table):,} |" in card
+    missing = {f"{count:,}" for count in table.isna().sum() if count}
+    assert [count for count in missing if not re.search(rf"(?<![\d,]){count}(?![\d,])", card)] == []
+
+
+def test_the_settings_that_the_readme_names_exist():
+    source = (settings.ROOT / "helpers" / "settings.py").read_text()
+    named = set(re.findall(r"`(WORKSHOP_\w+|SPARK_HOME)`", PAGES[0].read_text()))
+    assert named
+    assert all(f'"{name}"' in source for name in named)

@@ -1,0 +1,93 @@
+"""The preflight: one line a check, the remedy in it, and exit code 1 when something is missing."""
+
+import socket
+import subprocess
+import sys
+from collections import namedtuple
+
+import psutil
+import pytest
+
+from helpers import data, doctor, jvm, settings
+
+Usage = namedtuple("Usage", "total used free")
+Memory = namedtuple("Memory", "available")
+
+
+def line(output, name):
+    return next(line for line in output.splitlines() if line.split()[1] == name)
+
+
+def test_this_machine_is_healthy():
+    done = subprocess.run([sys.executable, "-m", "helpers.doctor"], cwd=settings.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert len(done.stdout.splitlines()) == len(doctor.CHECKS)
+
+
+def wrong_python(patch):
+    version = namedtuple("version_info", "major minor micro")(3, 12, 1)
+    patch.setattr(doctor, "sys", namedtuple("sys", "version_info version")(version, "3.12.1 (main)"))
+
+
+def stale_package(patch):
+    patch.setattr(doctor, "locked_versions", lambda: {"numpy": "2.0.0"})
+
+
+def little_memory(patch):
+    patch.setattr(psutil, "virtual_memory", lambda: Memory(3.2e9))
+
+
+def full_disk(patch):
+    patch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(10, 10, 1e9))
+
+
+def no_java(patch):
+    patch.setattr(jvm, "_candidates", list)
+
+
+def no_jars(patch):
+    patch.setattr(jvm, "missing", lambda: ["ignite"])
+
+
+def no_data(patch):
+    def damaged(name):
+        raise data.DataError(f"data/{name}.parquet is damaged: restore it.")
+
+    patch.setattr(data, "path", damaged)
+
+
+def odd_scale(patch):
+    patch.setenv("WORKSHOP_SCALE", "huge")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "check", "words"),
+    [
+        (wrong_python, "Python", "this is Python 3.12.1, install Python 3.11"),
+        (stale_package, "Python", "numpy 1.26.4 instead of 2.0.0): run `make setup`"),
+        (little_memory, "memory", "3.2 GB are free, 4 are needed: close programs"),
+        (full_disk, "disk", "1.0 GB are free, 3 are needed"),
+        (no_java, "Java", "Java 17 is needed, and none was found: install it"),
+        (no_jars, "artefacts", "jars of ignite are missing or damaged: run `make setup`"),
+        (no_data, "data", "flights.parquet is damaged: restore it"),
+        (odd_scale, "scale", "Unknown scale 'huge': use one of tiny, full."),
+    ],
+)
+def test_each_trouble_is_named_with_its_remedy(monkeypatch, capsys, trouble, check, words):
+    trouble(monkeypatch)
+    assert doctor.main() == 1
+    found = line(capsys.readouterr().out, check)
+    assert found.startswith("MISSING")
+    assert words in found
+
+
+def test_a_taken_port_is_a_warning(monkeypatch, capsys):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        monkeypatch.setattr(doctor, "PORTS", {port: "the Spark UI"})
+        assert doctor.main() == 0
+        assert line(capsys.readouterr().out, "ports").startswith(
+            f"warning  ports      Port {port}, needed for the Spark"
+        )

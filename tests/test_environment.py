@@ -1,0 +1,64 @@
+"""One version of everything: pyproject, the lock, conda's file, CI and what is installed agree."""
+
+import re
+import sys
+from importlib import metadata
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from helpers import doctor, jvm, settings
+
+LOCK = (settings.ROOT / "requirements.txt").read_text()
+LOCKED = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", LOCK, flags=re.M))
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("name", doctor.locked_versions())
+def test_direct_dependencies_agree(name):
+    wanted = doctor.locked_versions()[name]
+    assert LOCKED[normal(name)] == wanted
+    assert metadata.version(name) == wanted
+
+
+def test_everything_locked_has_hashes():
+    entries = re.split(r"\n(?=[\w.-]+==)", LOCK)
+    assert len(entries) == len(re.findall(r"^[\w.-]+==", LOCK, flags=re.M))
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_installed_packages_are_the_locked_ones():
+    locked = [Requirement(line.split(" \\")[0]) for line in LOCK.splitlines() if re.match(r"[\w.-]+==", line)]
+    here = [pin for pin in locked if pin.marker is None or pin.marker.evaluate()]
+    assert len(here) > 100
+    different = {
+        pin.name: metadata.version(pin.name) for pin in here if metadata.version(pin.name) not in pin.specifier
+    }
+    assert different == {}
+
+
+def test_conda_gets_the_same_versions():
+    conda = yaml.safe_load((settings.ROOT / "environment.yml").read_text())
+    assert f"python={sys.version_info.major}.{sys.version_info.minor}" in conda["dependencies"]
+    assert f"openjdk={jvm.JAVA}" in conda["dependencies"]
+    assert "maven" in conda["dependencies"]
+    assert {"pip": ["-r requirements.txt"]} in conda["dependencies"]
+
+
+def test_ci_uses_the_same_versions():
+    steps = yaml.safe_load((settings.ROOT / ".github/workflows/test.yml").read_text())["jobs"]["test"]["steps"]
+    given = {key: value for step in steps for key, value in step.get("with", {}).items()}
+    assert given["python-version"] == "3.11"
+    assert given["java-version"] == str(jvm.JAVA)
+    assert {"run": ".ci/run"} in steps
+
+
+def test_the_lessons_name_the_version_in_use():
+    assert (
+        f"Apache Spark {doctor.locked_versions()['pyspark']}"
+        in (settings.NOTEBOOKS / "01_spark_mllib.ipynb").read_text()
+    )

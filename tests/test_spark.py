@@ -1,0 +1,134 @@
+"""Sessions, the standalone cluster and spark-submit: same Python everywhere, loopback only, nothing left behind."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from helpers import cluster, settings, spark
+from helpers.processes import ProcessError
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.fixture(scope="module")
+def session():
+    session = spark.session("tests", memory="512m")
+    yield session
+    session.stop()
+
+
+def descendants():
+    return [process for process in psutil.Process().children(recursive=True) if "java" in process.name()]
+
+
+def open_to_the_world():
+    """Addresses beyond loopback on which this process and its descendants listen."""
+    found = []
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        listening = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        found += [c.laddr for c in listening if c.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")]
+    return found
+
+
+def test_workers_use_this_python_and_this_package(session):
+    def who(_):
+        import helpers
+
+        return sys.executable, helpers.__file__
+
+    import helpers
+
+    assert session.sparkContext.parallelize([0], 1).map(who).first() == (sys.executable, helpers.__file__)
+
+
+def test_a_session_is_quiet_local_and_in_utc(session):
+    assert session.conf.get("spark.sql.session.timeZone") == "UTC"
+    assert session.conf.get("spark.ui.showConsoleProgress") == "false"
+    assert session.sparkContext.uiWebUrl.startswith("http://127.0.0.1:")
+    assert open_to_the_world() == []
+
+
+def test_traffic_counts_shuffled_bytes(session):
+    before = spark.traffic(session)
+    session.range(10_000, numPartitions=4).count()
+    counted = spark.traffic(session)
+    assert counted["tasks"] > before["tasks"]
+    session.range(10_000, numPartitions=4).repartition(3).foreach(lambda _: None)
+    assert spark.traffic(session)["shuffle_bytes"] - counted["shuffle_bytes"] > 10_000
+
+
+def test_plan_is_printed_without_paths(session, capsys):
+    spark.show_plan(session.read.parquet(str(settings.DATA / "airlines.parquet")).groupBy("carrier").count())
+    printed = capsys.readouterr().out
+    assert "Exchange" in printed
+    assert str(settings.ROOT) not in printed
+
+
+def test_settings_name_the_master(monkeypatch):
+    monkeypatch.setenv("WORKSHOP_SPARK_MASTER", "local[1]")
+    session = spark.session("settings")
+    assert session.sparkContext.master == "local[1]"
+    with cluster.standalone() as external:
+        assert external.url == "local[1]"
+        assert external.master is None
+    session.stop()
+
+
+def test_standalone_cluster_runs_a_job_and_leaves_nothing(capsys):
+    before = {process.pid for process in descendants()}
+    with cluster.standalone(workers=2, memory="512m") as standalone:
+        assert standalone.alive_workers() == 2
+        session = spark.session("cluster", master=standalone.url, spark_executor_memory="512m")
+        assert session.sparkContext.parallelize(range(100), 4).map(lambda x: x * 2).sum() == 9900
+        assert open_to_the_world() == []
+        session.stop()
+        assert len(descendants()) > len(before)
+    assert standalone.ui in capsys.readouterr().out
+    _, alive = psutil.wait_procs([p for p in descendants() if p.pid not in before], timeout=10)
+    assert alive == []
+
+
+def test_a_failing_block_ends_the_cluster():
+    before = {process.pid for process in descendants()}
+    with pytest.raises(ZeroDivisionError), cluster.standalone(workers=1, memory="512m"):
+        raise ZeroDivisionError
+    _, alive = psutil.wait_procs([p for p in descendants() if p.pid not in before], timeout=10)
+    assert alive == []
+
+
+def test_a_taken_port_is_named():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        with pytest.raises(ProcessError, match=f"Port {port}, needed for the Spark master, is taken"):
+            cluster.standalone(port=port).__enter__()
+
+
+def test_submit_returns_the_output_and_explains_failures(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import sys\nfrom pyspark.sql import SparkSession\n"
+        "print(SparkSession.builder.getOrCreate().range(int(sys.argv[1])).count())\n"
+    )
+    assert spark.submit(script, [42], master="local[1]", memory="512m").strip() == "42"
+    with pytest.raises(RuntimeError, match=r"spark-submit job.py failed:(.|\n)*invalid literal"):
+        spark.submit(script, ["many"], master="local[1]", memory="512m")
+
+
+def test_findspark_takes_an_installed_spark(tmp_path):
+    """SPARK_HOME names a Spark: here the same one, at another place."""
+    (tmp_path / "spark").symlink_to(spark.home())
+    code = "from helpers import spark; import pyspark; print(pyspark.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=settings.ROOT,
+        env=os.environ | {"SPARK_HOME": str(tmp_path / "spark")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith(str(tmp_path / "spark")), done.stderr
