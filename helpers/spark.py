@@ -152,7 +152,7 @@ def submit(
     """Run a script by spark-submit in processes of its own, and return what it printed.
 
     `py_files` are Python modules that the script and its workers import. Raises RuntimeError with the end of its
-    error output when it fails.
+    output when it fails.
     """
     conf = configuration(memory) | {"spark.submit.pyFiles": ",".join(map(str, py_files))}
     options = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
@@ -167,5 +167,5 @@ def submit(
         stdin=subprocess.DEVNULL,
     )
     if done.returncode:
-        raise RuntimeError(f"spark-submit {script.name} failed:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"spark-submit {script.name} failed:\n{(done.stderr + done.stdout)[-2000:]}")
     return done.stdout

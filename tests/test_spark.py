@@ -4,8 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
+import pyspark
 import pytest
 
 from helpers import cluster, settings, spark
@@ -121,8 +123,10 @@ def test_submit_returns_the_output_and_explains_failures(tmp_path):
 
 
 def test_findspark_takes_an_installed_spark(tmp_path):
-    """SPARK_HOME names a Spark: here the same one, at another place."""
-    (tmp_path / "spark").symlink_to(spark.home())
+    """SPARK_HOME names a Spark unpacked elsewhere: here the same files in a distribution's layout."""
+    (tmp_path / "spark" / "python").mkdir(parents=True)
+    (tmp_path / "spark" / "python" / "pyspark").symlink_to(Path(pyspark.__file__).parent)
+    (tmp_path / "spark" / "python" / "lib").symlink_to(Path(pyspark.__file__).parent / "python" / "lib")
     code = "from helpers import spark; import pyspark; print(pyspark.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code],
