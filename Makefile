@@ -22,6 +22,7 @@ lab: setup ## open JupyterLab on the lessons
 test: setup ## run all tests (about @MIN@ minutes on two cores)
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check .
 	@$(VENV)/python -m pytest
+	@WORKSHOP_SCALE=tiny $(VENV)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 900 notebooks
 
 doctor: setup ## check this machine: Python, Java, memory, disk, ports, artefacts, data
 	@$(VENV)/python -m helpers.doctor
