@@ -18,6 +18,8 @@ from helpers.processes import Child, ProcessError, free_port
 # Scheduler and server are MXNet itself: imported in that role, it serves until the last worker has ended.
 SERVE = "from helpers.compat import import_mxnet; import_mxnet(lean=True)"
 BEGIN, END = "TRAINING BEGINS", "TRAINING ENDS"  # a worker's log: the messages of its training are between these
+EXCEPTION = re.compile(r"^Traceback .*?^[\w.]+(Error|Exception)\b", re.DOTALL | re.MULTILINE)
+LOOK_SECONDS = 1  # how often the logs are searched for exceptions
 MESSAGE = re.compile(r"(\S+) => (\S+)\. Meta:.*? push=([01]),.* Body:(.*)")
 
 
@@ -32,29 +34,22 @@ class Cluster:
     def wait(self, timeout: float) -> None:
         """Return when every worker has ended well.
 
-        MXNet's workers wait for each other for ever. So, as soon as a process fails, or after `timeout` seconds,
-        all of them are stopped and ProcessError says which one failed, with the end of its log.
+        MXNet's workers wait for each other for ever, one that has failed even for the rest, at its exit; and a server
+        that could not read the optimizer goes on and puts gradients where weights should be. So, as soon as a process
+        ends badly or its log shows an exception, or after `timeout` seconds, all of them are stopped and ProcessError
+        says which one failed, with the end of its log.
         """
-        end = time.monotonic() + timeout
+        end, look = time.monotonic() + timeout, time.monotonic()
         while any(worker.running for worker in self.workers):
-            for name, child in self._named():
-                if child.returncode:
-                    status = child.returncode
-                    self.stop()
-                    raise ProcessError(
-                        f"{name} ended with status {status} and the others would wait for it for ever: "
-                        f"all were stopped.\nThe end of its log:\n{_readable(child)}"
-                    )
-            self._check_servers()
-            if time.monotonic() > end:
+            now = time.monotonic()
+            self._check(logs=now > look)
+            look = look if now <= look else now + LOOK_SECONDS
+            if now > end:
                 busy = [name for name, child in self._named() if child.running]
                 self.stop()
                 raise ProcessError(f"Not finished after {timeout:.0f} s ({', '.join(busy)} still running): stopped.")
             time.sleep(0.05)
-        for name, child in self._named():
-            if child.returncode:
-                raise ProcessError(f"{name} ended with status {child.returncode}:\n{_readable(child)}")
-        self._check_servers()
+        self._check(logs=True)
 
     def stop(self) -> None:
         """End every process; no error for those that have ended already."""
@@ -81,20 +76,20 @@ class Cluster:
             total["messages"] += 1
         return total
 
-    def _check_servers(self) -> None:
-        """A server that cannot read the optimizer prints that, goes on, and puts gradients where weights should be."""
-        for server in self.servers:
-            if "Traceback" in server.output():
+    def _check(self, logs: bool) -> None:
+        for name, child in self._named():
+            status = child.returncode
+            if status or (logs and EXCEPTION.search(child.output())):
                 self.stop()
+                how = f"ended with status {status}" if status else "failed"
                 raise ProcessError(
-                    "The server could not run the optimizer and would have gone on without it: all were stopped.\n"
-                    f"The end of its log:\n{_readable(server)}"
+                    f"{name} {how}, and the others would wait for it for ever: all were stopped.\n"
+                    f"The end of its log:\n{_readable(child)}"
                 )
 
     def _named(self) -> list[tuple[str, Child]]:
-        names = ["the scheduler", *(f"server {n}" for n in range(len(self.servers) - 1))]
         workers = [(f"worker {n}", worker) for n, worker in enumerate(self.workers)]
-        return [*workers, *zip(names, self.servers, strict=False)]
+        return [*workers, *zip(("the scheduler", "the server"), self.servers, strict=False)]
 
 
 @contextmanager

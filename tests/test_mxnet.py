@@ -38,7 +38,7 @@ for number in range(job["steps"]):
     mx.nd.waitall()
     print("step", number, flush=True)
     if kv.rank == job.get("fails"):
-        raise SystemExit("this worker has had enough")
+        raise RuntimeError("this worker has had enough")
 print("TRAINING ENDS", flush=True)
 np.savez(f"{job['folder']}/worker-{kv.rank}.npz", w=weight.asnumpy(), rank=kv.rank, pid=os.getpid())
 """
@@ -171,7 +171,7 @@ def test_a_worker_killed_ends_the_job_at_once(script: Path):
 
 
 def test_a_worker_that_fails_is_named_with_its_own_words(script: Path):
-    with pytest.raises(ProcessError, match=r"worker \d ended with status 1(?s:.*)had enough"):
+    with pytest.raises(ProcessError, match=r"worker \d (?s:.*)had enough"):
         kvstore.run(script, job(steps=1000, fails=0), timeout=120)
 
 
@@ -186,7 +186,7 @@ def test_a_job_that_hangs_meets_its_time_limit(script: Path):
 
 
 def test_an_optimizer_that_the_server_cannot_import_stops_the_job(script: Path):
-    with pytest.raises(ProcessError, match="server could not run the optimizer"):
+    with pytest.raises(ProcessError, match=r"the server failed(?s:.*)ImportError"):
         kvstore.run(script, job(steps=100, module="greedy", optimizer="toogreedy"), timeout=120)
     modest = kvstore.run(script, job(module="modest", optimizer="modest"), timeout=120).results()
     assert 2 < modest[0]["w"][0] < 3
