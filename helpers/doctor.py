@@ -1,11 +1,13 @@
 """Preflight: does this machine have what the workshop needs? One line each, with the remedy."""
 
+import ctypes
 import shutil
 import sys
 from collections.abc import Callable
 from importlib import metadata
 
 import psutil
+from packaging.requirements import Requirement
 
 from helpers import data, jvm, settings
 from helpers.processes import ProcessError, free_port
@@ -70,6 +72,20 @@ def artefacts() -> str:
     return f"jars of {', '.join(jvm.modules())} verified"
 
 
+def mxnet_libraries() -> str:
+    """The system libraries that MXNet's wheel takes for granted; without them lesson 02 does not run."""
+    if _installed("mxnet") is None:
+        raise Problem("MXNet has no build for this platform: run lesson 02 in the container, see README.md")
+    for library in ("libquadmath.so.0", "libgomp.so.1"):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            raise Problem(
+                f"{library} is missing, lesson 02 needs it: install the packages libquadmath0 and libgomp1"
+            ) from None
+    return "its system libraries are there"
+
+
 def tables() -> str:
     """The data set."""
     for name in data.TABLES:
@@ -82,7 +98,7 @@ def scale() -> str:
     return settings.scale()
 
 
-# Taken ports are worth a warning only: Spark and JupyterLab then use the next one.
+# Taken ports are worth a warning only: Spark and JupyterLab then use the next one. So is what a single lesson needs.
 CHECKS: dict[str, tuple[Callable[[], str], bool]] = {
     "Python": (python_version, True),
     "Java": (java, True),
@@ -90,19 +106,20 @@ CHECKS: dict[str, tuple[Callable[[], str], bool]] = {
     "disk": (disk, True),
     "ports": (ports, False),
     "artefacts": (artefacts, True),
+    "MXNet": (mxnet_libraries, False),
     "data": (tables, True),
     "scale": (scale, True),
 }
 
 
 def locked_versions() -> dict[str, str]:
-    """The project's direct dependencies and their exact versions, from pyproject.toml."""
+    """The project's direct dependencies on this platform and their exact versions, from pyproject.toml."""
     import tomllib
 
     project = tomllib.loads((settings.ROOT / "pyproject.toml").read_text())["project"]
     pins = project["dependencies"] + project["optional-dependencies"]["dev"]
-    split = (pin.split(";")[0].split("==") for pin in pins)
-    return {name.split("[")[0].strip(): version.strip() for name, version in split}
+    wanted = [pin for pin in map(Requirement, pins) if pin.marker is None or pin.marker.evaluate()]
+    return {pin.name: str(pin.specifier).removeprefix("==") for pin in wanted}
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ DATA = ROOT / "data"
 NOTEBOOKS = ROOT / "notebooks"
 JVM = ROOT / "jvm"
 SCALES = ("tiny", "full")
+DEVICES = ("cpu", "gpu")
 
 
 class SettingError(ValueError):
@@ -34,6 +35,17 @@ def scale(value: str | None = None) -> str:
     chosen = value or os.environ.get("WORKSHOP_SCALE") or "full"
     if chosen not in SCALES:
         raise SettingError(f"Unknown scale {chosen!r}: use one of {', '.join(SCALES)}.")
+    return chosen
+
+
+def device() -> str:
+    """Where the deep-learning engines compute, "cpu" or "gpu" (WORKSHOP_DEVICE); without a GPU it is the CPU.
+
+    Raises SettingError for any other word.
+    """
+    chosen = os.environ.get("WORKSHOP_DEVICE") or "cpu"
+    if chosen not in DEVICES:
+        raise SettingError(f"Unknown device {chosen!r}: use one of {', '.join(DEVICES)}.")
     return chosen
 
 
