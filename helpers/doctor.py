@@ -7,7 +7,7 @@ from importlib import metadata
 
 import psutil
 
-from helpers import data, jvm, settings
+from helpers import data, jvm, settings, singa_bridge
 from helpers.processes import ProcessError, free_port
 
 PYTHON = (3, 11)
@@ -69,6 +69,15 @@ def artefacts() -> str:
     return f"jars of {', '.join(jvm.modules())} verified"
 
 
+def singa() -> str:
+    """SINGA's wheel, which is not part of the locked packages."""
+    if not singa_bridge.supported():
+        return "no wheel for this platform: lesson 03 runs in the container"
+    if singa_bridge.problem():
+        raise Problem(f"{singa_bridge.problem()}: run `make setup`")
+    return "wheel verified"
+
+
 def tables() -> str:
     """The data set."""
     for name in data.TABLES:
@@ -89,6 +98,7 @@ CHECKS: dict[str, tuple[Callable[[], str], bool]] = {
     "disk": (disk, True),
     "ports": (ports, False),
     "artefacts": (artefacts, True),
+    "SINGA": (singa, True),
     "data": (tables, True),
     "scale": (scale, True),
 }
