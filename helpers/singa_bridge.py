@@ -84,7 +84,7 @@ def load(threads: int = 1) -> types.ModuleType:
     """Import `singa`; see compat.import_singa, which is the way to call it."""
     if "singa" in sys.modules:
         return sys.modules["singa"]
-    if importlib.util.find_spec("singa"):  # somebody installed a newer SINGA: no bridge
+    if _installed():  # somebody installed a newer SINGA: no bridge
         return importlib.import_module("singa")
     if not supported():
         raise EngineUnavailable(
@@ -125,6 +125,12 @@ def load_sonnx() -> types.ModuleType:
     # collections.Iterable went to collections.abc in Python 3.10.
     sonnx.collections = types.SimpleNamespace(Iterable=collections.abc.Iterable)
     return sonnx
+
+
+def _installed() -> bool:
+    """True where SINGA is installed in the ordinary way; a mere folder of that name has no origin."""
+    spec = importlib.util.find_spec("singa")
+    return spec is not None and spec.origin is not None
 
 
 def _load_extension(path: Path) -> None:
@@ -195,7 +201,7 @@ def _sha256(file: Path) -> str:
 
 def main() -> int:
     """Fetch the wheel if it is missing or damaged and could run here."""
-    if not supported() or importlib.util.find_spec("singa"):
+    if not supported() or _installed():
         return 0
     try:
         if problem():

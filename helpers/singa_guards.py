@@ -41,6 +41,7 @@ def install(wrap: ModuleType) -> None:
         setattr(wrap, name, _checked(name, getattr(wrap, name), check))
     for name in IN_PLACE:
         setattr(wrap.Tensor, name, _checked(name, getattr(wrap.Tensor, name), _in_place))
+    wrap.Tensor.__init__ = _checked("Tensor", wrap.Tensor.__init__, _made)
     wrap.Tensor.CopyData = _checked("CopyData", wrap.Tensor.CopyData, _copy)
 
 
@@ -60,13 +61,18 @@ def _checked(name: str, function: Callable, check: Callable) -> Callable:
     return guarded
 
 
+def _made(_self, *arguments) -> str | None:
+    shape = arguments[0] if arguments and isinstance(arguments[0], (list, tuple)) else ()
+    return f"shape {tuple(shape)} holds nothing" if any(length < 1 for length in shape) else None
+
+
 def _broadcast(a, b, *_rest) -> str | None:
     left, right = a.shape(), b.shape()
     if a.data_type() != FLOAT32 or b.data_type() != FLOAT32:
         return "both tensors must be float32"
     if left != right and any(m != n and 1 not in (m, n) for m, n in zip(left[::-1], right[::-1], strict=False)):
         return f"shapes {left} and {right} cannot be broadcast"
-    return _empty(a, b)
+    return None
 
 
 def _into(a, b, out) -> str | None:
@@ -109,7 +115,7 @@ def _matrices(a, b) -> str | None:
     inner = right[-2] if len(right) > 1 else right[0]
     if len(left) < 2 or left[-1] != inner or (len(left) > 2 and left[:-2] != right[:-2]):
         return f"shapes {left} and {right} cannot be multiplied"
-    return _empty(a, b)
+    return None
 
 
 def _axpy(alpha, x, y) -> str | None:
@@ -162,7 +168,3 @@ def _slice(t, start, end, axis) -> str | None:
 
 def _axis(t, axis) -> str | None:
     return None if 0 <= axis < len(t.shape()) else f"shape {t.shape()} has no axis {axis}"
-
-
-def _empty(*tensors) -> str | None:
-    return "an empty tensor" if any(t.Size() == 0 for t in tensors) else None
