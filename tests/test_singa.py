@@ -123,6 +123,19 @@ def singa():
     return names
 
 
+def test_import_leaves_the_environment_alone():
+    code = """
+import os
+before = dict(os.environ)
+from helpers import compat
+try:
+    compat.import_singa()
+except compat.EngineUnavailable:
+    pass
+assert dict(os.environ) == before"""
+    assert python(code, OMP_NUM_THREADS="7").returncode == 0
+
+
 class TestCopies:
     pytestmark = needs_singa
 
