@@ -74,3 +74,22 @@ def _absent(*names: str) -> Iterator[None]:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+def import_singa(threads: int = 1) -> ModuleType:
+    """The module `singa`, ready to use; afterwards `from singa import tensor, model` works as well.
+
+    A SINGA installed in the ordinary way is taken as it is. Otherwise the wheel that the set-up fetched is loaded
+    through helpers/singa_bridge.py. `threads` is how many its kernels may use: on matrices as small as ours one is
+    fastest. Raises EngineUnavailable where there is no wheel for the platform or the set-up has not fetched it.
+    """
+    from helpers import singa_bridge
+
+    return singa_bridge.load(threads)
+
+
+def import_sonnx() -> ModuleType:
+    """SINGA's ONNX exporter `singa.sonnx`, written for ONNX 1.6, on today's ONNX. Raises as import_singa does."""
+    from helpers import singa_bridge
+
+    return singa_bridge.load_sonnx()

@@ -9,7 +9,7 @@ from importlib import metadata
 import psutil
 from packaging.requirements import Requirement
 
-from helpers import data, jvm, settings
+from helpers import data, jvm, settings, singa_bridge
 from helpers.processes import ProcessError, free_port
 
 PYTHON = (3, 11)
@@ -86,6 +86,15 @@ def mxnet_libraries() -> str:
     return "its system libraries are there"
 
 
+def singa() -> str:
+    """SINGA's wheel, which is not part of the locked packages."""
+    if not singa_bridge.supported():
+        return "no wheel for this platform: lesson 03 runs in the container"
+    if singa_bridge.problem():
+        raise Problem(f"{singa_bridge.problem()}: run `make setup`")
+    return "wheel verified"
+
+
 def tables() -> str:
     """The data set."""
     for name in data.TABLES:
@@ -107,6 +116,7 @@ CHECKS: dict[str, tuple[Callable[[], str], bool]] = {
     "ports": (ports, False),
     "artefacts": (artefacts, True),
     "MXNet": (mxnet_libraries, False),
+    "SINGA": (singa, True),
     "data": (tables, True),
     "scale": (scale, True),
 }

@@ -27,8 +27,9 @@ def main():
     wanted = digest()
     if installed() != wanted:
         install(wanted)
-    if subprocess.run([PYTHON, "-m", "helpers.jvm"], cwd=ROOT).returncode:
-        sys.exit(1)  # helpers.jvm has said why
+    for artefacts in ("helpers.jvm", "helpers.singa_bridge"):
+        if subprocess.run([PYTHON, "-m", artefacts], cwd=ROOT).returncode:
+            sys.exit(1)  # it has said why
 
 
 def install(wanted):
