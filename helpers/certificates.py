@@ -73,8 +73,9 @@ def _wrap(sock: object, options: dict[str, object]) -> object:
     if not options.get("use_ssl"):
         return sock
     verify = options.get("ssl_cert_reqs") == ssl.CERT_REQUIRED
-    context = create_ssl_context({**options, "ssl_version": ssl.PROTOCOL_TLS} if verify else options)
+    context = create_ssl_context(options)
     if verify:
+        context.check_hostname = False  # until the socket knows where it goes
         context.sslsocket_class = _NamedSocket
     return context.wrap_socket(sock)
 

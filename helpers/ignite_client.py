@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import pandas as pd
 import pyignite
+from pyignite.cache import Cache
 from pyignite.datatypes.base import IgniteDataType
 from pyignite.exceptions import ReconnectError
 from pyignite.utils import is_binary
@@ -42,9 +43,19 @@ class Clients:
             except BaseException:
                 client.close()
                 raise
-            self._mine.client = client
+            self._mine.client, self._mine.caches = client, {}
             self._all.append(client)
         return client
+
+    def cache(self, name: str) -> Cache:
+        """This thread's cache object, the same at every call.
+
+        pyignite 0.6.1 forgets at each `get_cache` where the keys lie, and asks for the whole map again: that is slow.
+        """
+        client = self.get()
+        if name not in self._mine.caches:
+            self._mine.caches[name] = client.get_cache(name)
+        return self._mine.caches[name]
 
     def read(self, ask: Callable[[pyignite.Client], T]) -> T:
         """`ask(client)`, asked once more on a new connection when the first was lost.
