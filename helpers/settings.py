@@ -64,6 +64,31 @@ def spark_driver_host() -> str | None:
     return os.environ.get("WORKSHOP_DRIVER_HOST") or None
 
 
+def ignite() -> list[tuple[str, int]]:
+    """Client addresses of an external Ignite cluster (WORKSHOP_IGNITE=host:port,host:port); empty for local nodes.
+
+    Raises SettingError for what is not a list of host:port.
+    """
+    addresses = []
+    for address in filter(None, os.environ.get("WORKSHOP_IGNITE", "").split(",")):
+        host, colon, port = address.strip().rpartition(":")
+        if not (host and colon and port.isdecimal()):
+            raise SettingError(f"WORKSHOP_IGNITE: {address!r} is not host:port, as in ignite-1:10800,ignite-2:10800.")
+        addresses.append((host, int(port)))
+    return addresses
+
+
+def ignite_discovery() -> str:
+    """Where a client node asks for the external Ignite cluster (WORKSHOP_IGNITE_DISCOVERY=host:47500,...).
+
+    Raises SettingError when it is not set.
+    """
+    addresses = os.environ.get("WORKSHOP_IGNITE_DISCOVERY")
+    if not addresses:
+        raise SettingError("WORKSHOP_IGNITE_DISCOVERY is not set: name the cluster's discovery addresses, host:47500.")
+    return addresses
+
+
 def python_path() -> list[str]:
     """Entries of the reader's PYTHONPATH, kept when the workers' is set."""
     return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]

@@ -142,6 +142,19 @@ def _start_jvm(conf: SparkConf) -> None:
     SparkContext._ensure_initialized(gateway=gateway)
 
 
+def shutdown() -> None:
+    """Stop the session and end its JVM too, where a lesson needs the memory; the next session starts another."""
+    running = SparkSession.getActiveSession()
+    if running:
+        running.stop()
+    gateway = SparkContext._gateway
+    if gateway:
+        gateway.shutdown()
+        gateway.proc.stdin.close()  # that is what it waits for
+        gateway.proc.wait()
+        SparkContext._gateway = SparkContext._jvm = None
+
+
 def submit(
     script: Path,
     arguments: Sequence[object] = (),
