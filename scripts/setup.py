@@ -56,7 +56,7 @@ def install(wanted):
             ],
             offline,
         )
-    print("Installing the locked packages (one to three minutes, about 1 GB)", flush=True)
+    print("Installing the locked packages (one to three minutes, about 1.5 GB)", flush=True)
     run([uv, "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", LOCKS[1]], offline)
     with open(STAMP, "w") as stamp:
         stamp.write(wanted)
