@@ -84,6 +84,8 @@ class Session:
             self._cancel()
             raise
         except (Py4JError, OSError) as error:
+            if self.start_seconds is None:  # it has not even started
+                raise
             raise self._ended(error) from None
         if verdict == "Incomplete":
             raise ScalaError(f"The code is not complete: an open bracket or quote? {said}".strip())
@@ -163,6 +165,7 @@ class Session:
         self.stop()
 
     def _start(self) -> None:
+        self.start_seconds = None
         classpath, began = mahout_jvm.classpath(), time.monotonic()
         self._folder, self._serial = mahout_jvm.session_folder(), itertools.count()
         token = secrets.token_urlsafe(32)
@@ -183,12 +186,14 @@ class Session:
                 conf.put(key, value)
             self._java.start(conf, classpath, str(self._folder / "classes"))
             self.scala(PRELUDE)
-        except (ProcessError, Py4JError) as error:
+        except BaseException as error:
             why = _first_line(error)
             self._child.stop()
             self._child = None
             shutil.rmtree(self._folder, ignore_errors=True)
-            raise MahoutError(f"Mahout did not start with a heap of {self.memory}: {why}") from None
+            if isinstance(error, ProcessError | Py4JError | ScalaError | OSError):
+                raise MahoutError(f"Mahout did not start with a heap of {self.memory}: {why}") from None
+            raise  # a Ctrl-C
         self.start_seconds = time.monotonic() - began
         print(f"Mahout 14.1 on Spark {self._java.sparkVersion()} {self.master}, heap {self.memory}")
 
@@ -241,6 +246,6 @@ def checked(name: str, value: object) -> np.ndarray:
     return array
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     problem = error.java_exception.toString() if isinstance(error, Py4JJavaError) else str(error)
     return problem.removeprefix("java.lang.IllegalStateException: ").strip()

@@ -41,7 +41,8 @@ def command(place: Path, memory: str, classpath: str) -> list[object]:
 
 
 def classpath() -> str:
-    """The bridge before Mahout's jars."""
+    """The bridge before Mahout's jars. Raises JavaError without a Java 17 or without the jars."""
+    jvm.java_home()
     return os.pathsep.join(map(str, [bridge(), *jvm.jars("mahout")]))
 
 

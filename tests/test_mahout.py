@@ -1,6 +1,7 @@
 """Mahout: values in and out, algorithms against NumPy, and everything that a learner can get wrong."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import psutil
 import pytest
 from IPython.core.error import UsageError
 
-from helpers import jvm, mahout, scala_cells, settings
+from helpers import jvm, mahout, mahout_jvm, scala_cells, settings
 
 pytestmark = pytest.mark.mahout
 RNG = np.random.default_rng(3)
@@ -157,12 +158,22 @@ def test_too_little_memory_for_a_start_is_one_error():
 
 
 def test_without_java_17_nothing_starts(monkeypatch):
-    def no_java():
-        raise jvm.JavaError("Java 17 is needed, and only no Java at all was found")
-
-    monkeypatch.setattr(jvm, "java_home", no_java)
-    with pytest.raises(jvm.JavaError, match="Java 17 is needed"):
+    monkeypatch.setattr(jvm, "_candidates", list)
+    before = list(mahout_jvm.folder().glob("session-*"))
+    with pytest.raises(jvm.JavaError, match=r"Java 17 is needed.*install it"):
         mahout.Session()
+    assert list(mahout_jvm.folder().glob("session-*")) == before
+
+
+def test_folders_of_killed_pythons_are_deleted():
+    left = mahout_jvm.folder() / "session-99999999-left"
+    left.mkdir()
+    place = mahout_jvm.session_folder()
+    try:
+        assert not left.exists()
+        assert (place / "classes").is_dir()
+    finally:
+        shutil.rmtree(place)
 
 
 def test_the_magic_takes_values_in_and_out_and_shows_what_is_printed(session, capsys):
