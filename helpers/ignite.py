@@ -166,7 +166,8 @@ class Cluster:
         }
         given = [f"-D{key}={value}" for key, value in properties.items()]
         main = ("org.apache.ignite.startup.cmdline.CommandLineStartup", CONFIG)
-        self.nodes[number] = Child([*java(f"{self.heap}m", *given), *main], log=self.folder / f"node{number}.log")
+        command = [*java(f"{self.heap}m", *given), *main]  # Ignite's diagnostics go to where it runs
+        self.nodes[number] = Child(command, log=self.folder / f"node{number}.log", cwd=self.folder)
         return number
 
     def _start(self, nodes: int) -> None:
@@ -257,7 +258,7 @@ def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
     given = [f"-D{key}={value}" for key, value in properties.items()]
     command = java(f"{heap}m", *given)
     command[-1] += os.pathsep + str(_py4j())
-    child = Child([*command, "py4j.GatewayServer", "--enable-auth", "0"], log=log)
+    child = Child([*command, "py4j.GatewayServer", "--enable-auth", "0"], log=log, cwd=folder)
     try:
         child.wait_until(lambda: len(child.output().split("\n")) > 2, READY_SECONDS, "The driver's JVM")
         port, secret = child.output().split("\n")[:2]
