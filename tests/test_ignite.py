@@ -286,6 +286,8 @@ def test_a_killed_node_takes_no_key_with_a_backup_along():
         for backups in (0, 1):
             settings_of = {pyignite.datatypes.prop_codes.PROP_NAME: f"B{backups}"}
             settings_of[pyignite.datatypes.prop_codes.PROP_BACKUPS_NUMBER] = backups
+            all_copies = pyignite.datatypes.cache_config.WriteSynchronizationMode.FULL_SYNC  # not only the primary
+            settings_of[pyignite.datatypes.prop_codes.PROP_WRITE_SYNCHRONIZATION_MODE] = all_copies
             clients.get().create_cache(settings_of).put_all(wanted)
         cluster.kill(1)
         assert cluster.alive() == [0, 2]
