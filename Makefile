@@ -19,10 +19,9 @@ run: setup ## execute every lesson on all the data and build the pages (SCALE=ti
 lab: setup ## open JupyterLab on the lessons
 	@$(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks
 
-test: setup ## run all tests (about 40 minutes on two cores)
+test: setup ## run all tests (about 30 minutes on two cores)
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check .
 	@$(VENV)/python -m pytest
-	@WORKSHOP_SCALE=tiny $(VENV)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 900 notebooks
 
 doctor: setup ## check this machine: Python, Java, memory, disk, ports, artefacts, data
 	@$(VENV)/python -m helpers.doctor

@@ -12,10 +12,12 @@ NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY
 
 
 def make(*arguments, **environment):
+    # these tests may themselves run under `make test`, which would announce every call of make as a nested one
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(
         ["make", *arguments],
         cwd=settings.ROOT,
-        env=os.environ | environment,
+        env=outside | environment,
         capture_output=True,
         text=True,
         timeout=300,
