@@ -27,6 +27,7 @@ from helpers import settings
 from helpers.processes import Child, ProcessError
 
 MOST_CLIENTS, MOST_SECONDS, MOST_RATE = 64, 120, 5_000
+START_SECONDS = 60
 ANSWER_SECONDS = 15.0  # an answer that takes longer counts as none
 
 
@@ -44,6 +45,11 @@ class Running:
         command = [sys.executable, "-m", "helpers.load", url, self._folder / "bodies.json", self._out]
         command += ["--clients", clients, "--seconds", seconds, *(["--rate", rate] if rate else [])]
         self.child = Child(command, log=self._folder / "load.log", cwd=settings.ROOT)
+        try:
+            self.child.wait_until(lambda: "begun" in self.child.output(), START_SECONDS, "The load")
+        except ProcessError:
+            self.stop()
+            raise
 
     def result(self) -> pd.DataFrame:
         """One row a request: `when` (s; sent, or due at a fixed rate), `ms`, `status` (0: no answer).
@@ -70,7 +76,7 @@ class Running:
 def start(
     url: str, bodies: Sequence[object], clients: int = 4, seconds: float = 5, rate: float | None = None
 ) -> Running:
-    """Begin to POST the bodies (JSON values, in turn) and return at once.
+    """Begin to POST the bodies (JSON values, in turn) and return as soon as it has begun.
 
     Closed loop: each client sends its next request when it has its answer. Open loop: `rate` requests a second are
     due whatever happens, `clients` is how many can wait at once, and `ms` counts from when each was due. Raises
@@ -157,6 +163,7 @@ def main() -> int:
     threads = [threading.Thread(target=lambda: done.extend(_client(*shared))) for _ in range(options.clients)]
     for thread in threads:
         thread.start()
+    print("begun", flush=True)
     for thread in threads:
         thread.join()
     when, ms, status = (np.array(column) for column in zip(*sorted(done), strict=True)) if done else [np.empty(0)] * 3

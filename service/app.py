@@ -20,6 +20,7 @@ from service.model import ModelFile
 from service.store import Store
 
 MAX_BODY = 2**20  # bytes; a thousand flights with all their features take half of it
+PATIENCE = 16 * MAX_BODY  # what is read and thrown away, so that the client gets to read why it was refused
 LOOK_AGAIN = 1.0  # seconds between two looks at the model file
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -66,7 +67,7 @@ class Gate:
             await send(message)
 
         try:
-            body = await _body(receive) if _announced(scope) <= MAX_BODY else None
+            body = await _body(receive) if _announced(scope) <= PATIENCE else None
             if body is None:
                 refusal = problem(413, f"The request is larger than {MAX_BODY} bytes: send fewer flights at once.")
                 refusal.headers["connection"] = "close"
@@ -153,7 +154,7 @@ async def _follow(model_file: ModelFile, measures: Measures) -> None:
 async def _http_problem(_request: object, error: HTTPException) -> JSONResponse:
     sentences = {404: "There is no such page.", 405: "This page does not take that method."}
     if error.status_code == 400:
-        return problem(400, "The body is not JSON in UTF-8.")
+        return problem(400, "The body cannot be read as JSON in UTF-8.")
     return problem(error.status_code, sentences.get(error.status_code, str(error.detail)))
 
 
@@ -175,14 +176,15 @@ def _announced(scope: Scope) -> int:
 
 async def _body(receive: Receive) -> bytes | None:
     """The whole body, or None when it is too large."""
-    body, more = b"", True
-    while more:
+    body, size, more = [], 0, True
+    while more and size <= PATIENCE:
         message = await receive()
-        body += message.get("body", b"")
+        part = message.get("body", b"")
+        size += len(part)
+        if size <= MAX_BODY:
+            body.append(part)
         more = message.get("more_body", False)
-        if len(body) > MAX_BODY:
-            return None
-    return body
+    return b"".join(body) if size <= MAX_BODY else None
 
 
 def _once(body: bytes, receive: Receive) -> Receive:
