@@ -19,12 +19,15 @@ import time
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from helpers import settings
 from helpers.processes import Child, ProcessError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_CLIENTS, MOST_SECONDS, MOST_RATE = 64, 120, 5_000
 START_SECONDS = 60
@@ -51,11 +54,13 @@ class Running:
             self.stop()
             raise
 
-    def result(self) -> pd.DataFrame:
+    def result(self) -> "pd.DataFrame":
         """One row a request: `when` (s; sent, or due at a fixed rate), `ms`, `status` (0: no answer).
 
         Raises ProcessError when the load could not be made.
         """
+        import pandas as pd  # not needed, and slow to import, where the load is made
+
         try:
             end = time.monotonic() + self._limit
             while self.child.running and time.monotonic() < end:
@@ -87,12 +92,12 @@ def start(
 
 def run(
     url: str, bodies: Sequence[object], clients: int = 4, seconds: float = 5, rate: float | None = None
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Like `start`, and wait for the result."""
     return start(url, bodies, clients, seconds, rate).result()
 
 
-def summary(requests: pd.DataFrame) -> dict[str, float]:
+def summary(requests: "pd.DataFrame") -> dict[str, float]:
     """requests, requests_per_s, errors (no answer, or a status of 500 and above), p50_ms, p95_ms, p99_ms."""
     if requests.empty:
         return {"requests": 0, "requests_per_s": 0.0, "errors": 0, "p50_ms": 0.0, "p95_ms": 0.0, "p99_ms": 0.0}
