@@ -17,7 +17,6 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
-from hypothesis_jsonschema import from_schema
 
 from helpers import data, ignite, service, settings
 from helpers.processes import ProcessError, free_port
@@ -473,7 +472,35 @@ def test_answers_of_many_clients_are_not_mixed_up(stored, content):
         assert max(pool.map(ask, list(range(200)) * 3)) < 1e-12
 
 
-REQUESTS = schema.Request.model_json_schema()
+def fitting(part, whole=None):
+    """A strategy for the values that fit a JSON schema, as far as this API's schema goes."""
+    whole = whole or part
+    if "$ref" in part:
+        return fitting(whole["$defs"][part["$ref"].rsplit("/", 1)[1]], whole)
+    if "anyOf" in part:
+        return st.one_of([fitting(each, whole) for each in part["anyOf"]])
+    if "enum" in part:
+        return st.sampled_from(part["enum"])
+    kind = part["type"]
+    if kind == "object":
+        needed = part.get("required", [])
+        fields = {name: fitting(each, whole) for name, each in part["properties"].items()}
+        always = {name: fields.pop(name) for name in needed}
+        return st.fixed_dictionaries(always, optional=fields)
+    if kind == "array":
+        return st.lists(fitting(part["items"], whole), min_size=part.get("minItems", 0), max_size=8)
+    if kind == "integer":
+        over = part.get("exclusiveMaximum")
+        return st.integers(part.get("minimum"), over - 1 if over is not None else part.get("maximum"))
+    if kind == "number":
+        low = part.get("minimum", part.get("exclusiveMinimum"))
+        return st.floats(low, part["maximum"], exclude_min="exclusiveMinimum" in part)
+    if part.get("format") == "date-time":
+        return st.datetimes(timezones=st.timezones()).map(lambda when: when.isoformat())
+    return st.from_regex(part["pattern"], fullmatch=True) if kind == "string" else st.none()
+
+
+REQUESTS = fitting(schema.Request.model_json_schema())
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 JSON = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner))
 fuzz = how(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
@@ -491,14 +518,14 @@ def never_our_fault(running, body):
 
 @pytest.mark.ignite
 @fuzz
-@given(from_schema(REQUESTS))
+@given(REQUESTS)
 def test_no_body_that_fits_the_schema_breaks_it(stored, body):
     never_our_fault(stored.running, body)
 
 
 @pytest.mark.ignite
 @fuzz
-@given(from_schema(REQUESTS), st.sampled_from(["id", "features", "hour", "origin", "distance", "live", "at"]), JSON)
+@given(REQUESTS, st.sampled_from(["id", "features", "hour", "origin", "distance", "live", "at"]), JSON)
 def test_no_body_with_one_wrong_value_breaks_it(stored, body, where, value):
     flight = body["flights"][0]
     inner = flight.get("features") if isinstance(flight.get("features"), dict) else flight
