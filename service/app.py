@@ -1,6 +1,7 @@
 """The HTTP side: routes, errors as one sentence, limits, health, metrics, and the model that follows its file."""
 
 import asyncio
+import collections
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -105,8 +106,8 @@ def create_app(config: Config) -> FastAPI:
 
     def score(request: schema.Request) -> schema.Answer:
         answer = scoring.answer(request, model_file.model, store, config.max_age)
-        for each in answer.predictions:
-            measures.predictions.labels(each.model, each.source).inc()
+        for kind, count in collections.Counter((each.model, each.source) for each in answer.predictions).items():
+            measures.predictions.labels(*kind).inc(count)
         return answer
 
     refusals = {code: {"model": schema.Problem} for code in (400, 404, 409, 413, 422, 503)}
