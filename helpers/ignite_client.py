@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-import pandas as pd
 import pyignite
 from pyignite.cache import Cache
 from pyignite.datatypes.base import IgniteDataType
@@ -128,7 +127,7 @@ def _advice(value: object) -> str:
         return "use a list of one type, or a class made by GenericObjectMeta"
     if isinstance(value, list):
         return "a list needs at least one element and all of one plain type"
-    if isinstance(value, pd.Timestamp):
+    if hasattr(value, "to_pydatetime"):  # a pandas.Timestamp, without importing pandas
         return "use to_pydatetime()"
     if hasattr(value, "tobytes"):
         return "use item() for one number, tobytes() or tolist() for many"

@@ -89,6 +89,41 @@ def ignite_discovery() -> str:
     return addresses
 
 
+def model_file() -> Path:
+    """The scoring service's model, a JSON file (WORKSHOP_MODEL). Raises SettingError when it is not set."""
+    file = os.environ.get("WORKSHOP_MODEL")
+    if not file:
+        raise SettingError("WORKSHOP_MODEL is not set: name the model's JSON file, which lesson 07 writes.")
+    return Path(file)
+
+
+def service_host() -> str:
+    """Address that the scoring service listens on (WORKSHOP_SERVICE_HOST), 127.0.0.1 if it is not set."""
+    return os.environ.get("WORKSHOP_SERVICE_HOST") or "127.0.0.1"
+
+
+def service_port() -> int:
+    """Port of the scoring service (WORKSHOP_SERVICE_PORT), 8000 if it is not set. Raises SettingError."""
+    return _whole("WORKSHOP_SERVICE_PORT", 8000, 1, 65_535)
+
+
+def service_threads() -> int:
+    """How many requests the scoring service works on at once (WORKSHOP_SERVICE_THREADS). Raises SettingError."""
+    return _whole("WORKSHOP_SERVICE_THREADS", 8, 1, 64)
+
+
+def service_max_age() -> int:
+    """How many seconds old the delay at an airport may be (WORKSHOP_SERVICE_MAX_AGE). Raises SettingError."""
+    return _whole("WORKSHOP_SERVICE_MAX_AGE", 1800, 1, 86_400)
+
+
+def _whole(name: str, default: int, least: int, most: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not (text.isdecimal() and least <= int(text) <= most):
+        raise SettingError(f"{name}: {text!r} is not a whole number from {least} to {most}.")
+    return int(text)
+
+
 def python_path() -> list[str]:
     """Entries of the reader's PYTHONPATH, kept when the workers' is set."""
     return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
