@@ -21,6 +21,7 @@ PORTS = {
     "SPARK_UI_PORT": (8080, "the Spark master's page"),
     "SPARK_APP_PORT": (4040, "the Spark UI"),
 }
+GPU_PORTS = {"MXNET_PORT": (8889, "MXNet's Lab"), "SINGA_PORT": (8890, "SINGA's Lab")}
 HEALTHY_SECONDS = 300
 
 
@@ -65,9 +66,9 @@ def check_engine(gpu=False):
         )
 
 
-def check_ports():
+def check_ports(gpu=False):
     """Nobody listens on the ports that will be published. Raises Problem, naming the port and its variable."""
-    for variable, (preset, what) in PORTS.items():
+    for variable, (preset, what) in (PORTS | GPU_PORTS if gpu else PORTS).items():
         port = int(os.environ.get(variable) or _dotenv().get(variable) or preset)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -85,7 +86,7 @@ def up(gpu=False):
     compose = compose_command()
     check_engine(gpu)
     if not _said([*compose, "ps", "-q"]):
-        check_ports()
+        check_ports(gpu)
     if hasattr(os, "getuid") and os.getuid() != 0:
         os.environ.setdefault("WORKSHOP_UID", str(os.getuid()))  # so that the Lab can save the notebooks
     start = time.monotonic()

@@ -39,7 +39,7 @@ with ignite.cluster() as cluster, cluster.clients() as clients:
                 clients.drop()  # whether it arrived nobody knows
             key += 1
         some = list(written)[-2 * ROUND :]
-        found = clients.read(lambda _: clients.cache("SAFE").get_all(some))
+        found = clients.read(lambda _, some=some: clients.cache("SAFE").get_all(some))
         wrong += sum(found.get(each) != written[each] for each in some)
         print(json.dumps({"servers": seen, "written": len(written), "wrong": wrong}), flush=True)
         after += seen == 2
@@ -47,5 +47,7 @@ with ignite.cluster() as cluster, cluster.clients() as clients:
     found = clients.read(lambda _: clients.cache("SAFE").get_all(keys))
     lost = sum(each not in found for each in keys)
     wrong += sum(found[each] != written[each] for each in found)
-    print(json.dumps({"servers": clients.read(servers), "written": len(keys), "lost": lost, "wrong": wrong}), flush=True)
+    print(
+        json.dumps({"servers": clients.read(servers), "written": len(keys), "lost": lost, "wrong": wrong}), flush=True
+    )
     clients.get().get_cache("SAFE").destroy()

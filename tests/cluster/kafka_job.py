@@ -16,7 +16,8 @@ EVENTS, TOPIC, SECONDS = 1000, "cluster-test", 60
 address = {"bootstrap.servers": settings.kafka()}
 kafka.require(settings.kafka())
 if sys.argv[1] == "write":
-    for future in kafka.admin(settings.kafka()).create_topics([NewTopic(TOPIC, 2, 1)]).values():
+    admin = kafka.admin(settings.kafka())
+    for future in admin.create_topics([NewTopic(TOPIC, 2, 1)]).values():
         future.result()
     producer = Producer(address)
     for number in range(EVENTS):
