@@ -92,7 +92,8 @@ def up(gpu=False):
     start = time.monotonic()
     profile = ["--profile", "gpu"] if gpu else []
     print("Building the image (the first time about ten minutes), then starting the services", flush=True)
-    if subprocess.run([*compose, *profile, "build", "-q"], cwd=ROOT).returncode:
+    images = ["lab", *(["mxnet-gpu", "singa-gpu"] if gpu else [])]  # all other services are of the Lab's image
+    if subprocess.run([*compose, *profile, "build", "-q", *images], cwd=ROOT).returncode:
         raise Problem("The image could not be built: check the network (the first build needs it) and run this again.")
     built = time.monotonic()
     if subprocess.run([*compose, *profile, "up", "-d"], cwd=ROOT).returncode:
