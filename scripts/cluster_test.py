@@ -8,6 +8,7 @@ Containers and volumes are its own (another project name, free ports) and are re
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -301,6 +302,7 @@ def described(compose, service):
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED: stopped from outside"))  # and clean up on the way
     start = time.monotonic()
     OUT.mkdir(parents=True, exist_ok=True)
     try:
