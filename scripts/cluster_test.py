@@ -5,6 +5,7 @@ those of local runs, kills a Spark worker and an Ignite node under load, looks f
 Containers and volumes are its own (another project name, free ports) and are removed at the end.
 """
 
+import ipaddress
 import json
 import os
 import re
@@ -125,12 +126,11 @@ print(os.getuid(), rights, root)
 
 def ports(before):
     """Whatever listens now and did not before is on loopback; the Lab wants its token."""
-    opened = {address for address in listeners() - before if address[1] not in (0,)}
-    names = sorted(f"{host}:{port}" for host, port in opened)
+    opened = listeners() - before
     ours = {int(os.environ[name]) for name in cluster.PORTS}
     check("published ports are there", ours <= {port for _, port in opened}, ", ".join(map(str, sorted(ours))))
-    beyond = [name for name in names if not name.startswith(("127.", "::1:"))]
-    check("nothing listens beyond loopback", not beyond, ", ".join(beyond))
+    beyond = [f"{host}:{port}" for host, port in opened if not ipaddress.ip_address(host).is_loopback]
+    check("nothing listens beyond loopback", not beyond, ", ".join(beyond) or f"{len(opened)} new listeners")
     url = f"http://127.0.0.1:{os.environ['LAB_PORT']}/api/contents"
     check("the Lab refuses without a token", status(url) == 403, status(url))
     check("the Lab opens with the token", status(f"{url}?token={os.environ['JUPYTER_TOKEN']}") == 200)
@@ -145,8 +145,19 @@ def status(url):
 
 
 def listeners():
-    """(address, port) of every listening socket of the host."""
-    return {tuple(one.laddr) for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
+    """(address, port) of the host's listening sockets, without those that are known to be no container engine's."""
+    found = set()
+    for one in psutil.net_connections("tcp"):
+        if one.status == psutil.CONN_LISTEN and (one.pid is None or "docker" in _name(one.pid)):
+            found.add((one.laddr.ip.removeprefix("::ffff:"), one.laddr.port))
+    return found
+
+
+def _name(pid):
+    try:
+        return psutil.Process(pid).name()
+    except psutil.NoSuchProcess:
+        return "docker, perhaps"
 
 
 def run_lessons(compose):
