@@ -132,7 +132,7 @@ def wait(compose, seconds):
 
 def health(compose):
     """State of each container by service: healthy, unhealthy, starting, or how it ended."""
-    containers = (_said([*compose, "ps", "-q"]) or "").split()
+    containers = (_said([*compose, "ps", "-a", "-q"]) or "").split()
     described = json.loads(_said(["docker", "inspect", *containers]) or "[]") if containers else []
     states = {}
     for one in described:

@@ -104,12 +104,13 @@ def warnings(compose):
 
 def confinement(compose):
     """Not root, nothing writable but the volumes and /tmp, no new rights, the limits in force."""
+    user = os.environ.get("WORKSHOP_UID", "1000")
     for service in SERVICES:
         one = described(compose, service)
         limits = one["HostConfig"]
         inside = execute(compose, service, "python", "-I", "-S", "-c", CONFINED)
         passed = limits["ReadonlyRootfs"] and limits["Memory"] > 0 and limits["NanoCpus"] > 0 and limits["PidsLimit"]
-        check(f"{service} is confined", bool(passed) and inside == "1000 0000000000000000 read-only", inside)
+        check(f"{service} is confined", bool(passed) and inside == f"{user} 0000000000000000 read-only", inside)
 
 
 CONFINED = """
@@ -304,7 +305,7 @@ def execute(compose, service, *command):
 
 
 def container_of(compose, service):
-    done = subprocess.run([*compose, "ps", "-q", service], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*compose, "ps", "-a", "-q", service], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip()
 
 
