@@ -3,11 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 
-.PHONY: help setup run lab test doctor lint lock store clean
+.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 setup: ## virtual environment, locked packages, Java artefacts (first time: minutes; later: a second)
 	@$(PYTHON) scripts/setup.py
@@ -25,6 +25,15 @@ test: setup ## run all tests (about 30 minutes on two cores)
 
 doctor: setup ## check this machine: Python, Java, memory, disk, ports, artefacts, data
 	@$(VENV)/python -m helpers.doctor
+
+cluster-up: ## the cluster in containers: Spark, Ignite, Kafka and the Lab (GPU=1: with the GPU containers)
+	@$(PYTHON) scripts/cluster.py up $(if $(GPU),--gpu)
+
+cluster-down: ## stop the containers; what they keep stays (VOLUMES=1: it goes too)
+	@$(PYTHON) scripts/cluster.py down $(if $(VOLUMES),--volumes)
+
+cluster-test: setup ## build, start, test and stop the cluster in containers (about ten minutes)
+	@PYTHONPATH=. $(VENV)/python scripts/cluster_test.py
 
 lock: setup ## for maintainers: write requirements.txt from pyproject.toml
 	@$(VENV)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

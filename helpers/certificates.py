@@ -17,8 +17,8 @@ from pyignite.connection.ssl import create_ssl_context
 VALID_DAYS = 30
 
 
-def make(folder: Path) -> str:
-    """Write ca.pem (for Python), server.p12 and trust.p12 (for Java) for 127.0.0.1 and localhost.
+def make(folder: Path, host: str = "localhost") -> str:
+    """Write ca.pem (for Python), server.p12 and trust.p12 (for Java) for 127.0.0.1, localhost and `host`.
 
     The key files can be read by this user only. Returns the password of the two Java stores.
     """
@@ -32,7 +32,10 @@ def make(folder: Path) -> str:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
-    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+    names = [
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        *map(x509.DNSName, sorted({"localhost", host} - {"127.0.0.1"})),
+    ]
     certificate = (
         _builder("ignite", "workshop authority", key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -132,10 +132,10 @@ class Cluster:
         """Where a further node, or a driver, asks for the cluster: host:port,host:port."""
         if not self._discovery:
             return settings.ignite_discovery()
-        return ",".join(f"127.0.0.1:{port}" for port in self._discovery)
+        return ",".join(f"{here()}:{port}" for port in self._discovery)
 
     def _ready(self, number: int) -> bool:
-        return self.servers_seen(number) == len(self.alive()) and listening(self.addresses[number][1])
+        return self.servers_seen(number) == len(self.alive()) and listening(*reversed(self.addresses[number]))
 
     def _killed(self, number: int) -> bool:
         return self.nodes[number].returncode == 128 + 9
@@ -153,13 +153,14 @@ class Cluster:
         if number >= len(self._discovery):
             raise ProcessError(f"This cluster was made for at most {len(self._discovery)} nodes.")
         if number == len(self.addresses):
-            self.addresses.append(("127.0.0.1", free_port()))
+            self.addresses.append((here(), free_port()))
         port = self.addresses[number][1]
         free_port(port, f"Ignite node {number}")  # a clear error beats a stack trace in the node's log
         folder = self.folder / f"node{number}"
         properties = self._properties | {
             "workshop.node": f"node{number}",
             "workshop.folder": folder,
+            "workshop.host": here(),
             "workshop.port": port,
             "workshop.discovery.port": self._discovery[number],
             "workshop.discovery.addresses": self.discovery(),
@@ -176,6 +177,11 @@ class Cluster:
         for number in range(nodes):
             self._spawn(number)
         self.wait()
+
+
+def here() -> str:
+    """Where nodes that are started here listen: loopback, or the name by which an external Spark's workers reach us."""
+    return settings.spark_driver_host() or "127.0.0.1"
 
 
 def java(heap: str, *options: str) -> list[str]:
@@ -199,7 +205,7 @@ def cluster(
     name: str = "cluster",
     local: bool = False,
 ) -> Iterator[Cluster]:
-    """A cluster of `nodes` processes on loopback, ended with the block; ready when every node sees all the others.
+    """A cluster of `nodes` processes `here()`, ended with the block; ready when every node sees all the others.
 
     `heap` and `region` are each node's Java heap and off-heap data in MB; `port` the first node's port for clients,
     the others follow (without it any free ones, so that clusters live side by side). A `persistent` cluster starts
@@ -223,14 +229,14 @@ def cluster(
     switches = {"persistent": persistent, "authentication": authentication, "region": region}
     options = {key: str(value).lower() for key, value in switches.items()}
     if tls:
-        options |= {"tls": folder / "tls", "tls_password": certificates.make(folder / "tls")}
+        options |= {"tls": folder / "tls", "tls_password": certificates.make(folder / "tls", here())}
     with ExitStack() as stack:
-        made = Cluster([("127.0.0.1", each) for each in ports], folder, **options)
+        made = Cluster([(here(), each) for each in ports], folder, **options)
         made.heap = heap
         made.tls = certificates.client_options(folder / "tls") if tls else {}
         stack.callback(made.stop)
         made._start(nodes)
-        print(f"Ignite cluster of {nodes}: clients at {', '.join(f'127.0.0.1:{each}' for each in ports)}")
+        print(f"Ignite cluster of {nodes}: clients at {', '.join(f'{here()}:{each}' for each in ports)}")
         yield made
     shutil.rmtree(folder, ignore_errors=True)  # after an error it stays, with the logs
 
@@ -249,7 +255,7 @@ def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
         "workshop.client": "true",
         "workshop.node": f"driver{next(_numbers)}",
         "workshop.folder": folder,
-        "workshop.host": settings.spark_driver_host() or "127.0.0.1",
+        "workshop.host": here(),
         "workshop.port": free_port(),
         "workshop.discovery.port": free_port(),
         "workshop.discovery.addresses": cluster.discovery(),

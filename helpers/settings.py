@@ -124,6 +124,19 @@ def _whole(name: str, default: int, least: int, most: int) -> int:
     return int(text)
 
 
+def kafka() -> str | None:
+    """Address of an external Kafka broker (WORKSHOP_KAFKA=host:port,host:port), or None for one of our own.
+
+    Raises SettingError for what is not a list of host:port.
+    """
+    given = os.environ.get("WORKSHOP_KAFKA", "").replace(" ", "")
+    for address in filter(None, given.split(",")):
+        host, colon, port = address.rpartition(":")
+        if not (host and colon and port.isdecimal()):
+            raise SettingError(f"WORKSHOP_KAFKA: {address!r} is not host:port, as in kafka:9092.")
+    return given or None
+
+
 def python_path() -> list[str]:
     """Entries of the reader's PYTHONPATH, kept when the workers' is set."""
     return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]

@@ -120,7 +120,7 @@ def traffic(spark: SparkSession) -> dict[str, int]:
     context = spark.sparkContext
     context._jsc.sc().listenerBus().waitUntilEmpty()  # the counts arrive by events
     with urllib.request.urlopen(
-        f"{context.uiWebUrl}/api/v1/applications/{context.applicationId}/stages?status=complete", timeout=10
+        f"{context.uiWebUrl}/api/v1/applications/{context.applicationId}/stages?status=complete", timeout=60
     ) as response:
         stages = json.load(response)
     return {

@@ -21,7 +21,7 @@ from pyignite.datatypes.cluster_state import ClusterState
 from pyignite.exceptions import AuthenticationError, ReconnectError
 
 from helpers import certificates, ignite, ignite_client, settings
-from helpers.processes import ProcessError
+from helpers.processes import ProcessError, listening
 
 HEAP = 160
 
@@ -87,6 +87,15 @@ def test_settings_refuse_wrong_addresses(monkeypatch, wrong):
     monkeypatch.setenv("WORKSHOP_IGNITE", wrong)
     with pytest.raises(settings.SettingError, match="host:port"):
         settings.ignite()
+
+
+def test_nodes_listen_where_the_cluster_of_spark_reaches_them(monkeypatch):
+    monkeypatch.setenv("WORKSHOP_DRIVER_HOST", "127.0.0.2")
+    with ignite.cluster(nodes=1, heap=128, region=64, local=True) as cluster, cluster.clients() as clients:
+        [(host, port)] = cluster.addresses
+        assert host == "127.0.0.2"
+        assert clients.get().get_cluster()
+        assert not listening(port, "127.0.0.1")
 
 
 def test_keys_of_the_certificates_are_private(tmp_path):

@@ -1,0 +1,90 @@
+"""Become the service of this container: the command lines are those of the helpers, with this container's addresses.
+
+python start.py spark-master | spark-worker | ignite | kafka | lab
+"""
+
+import base64
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+HOST = socket.gethostname()
+os.environ["WORKSHOP_DRIVER_HOST"] = HOST  # whatever runs here is reached by the container's name
+HEAP = os.environ.get("SERVICE_HEAP", "256") + "m"
+
+
+def spark_master() -> list[object]:
+    """Spark's standalone master: 7077, web UI on 8080."""
+    return _spark("master.Master", "--host", HOST, "--port", 7077, "--webui-port", 8080)
+
+
+def spark_worker() -> list[object]:
+    """A worker of one core, web UI on 8081."""
+    from helpers import settings
+
+    folder = settings.build_dir() / "spark" / "workers" / HOST
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["SPARK_LOCAL_DIRS"] = str(folder)
+    place = ("--host", HOST, "--webui-port", 8081, "--work-dir", folder)
+    return _spark("worker.Worker", *place, "--cores", 1, "--memory", HEAP, settings.spark_master())
+
+
+def ignite() -> list[object]:
+    """A node that holds data in memory: clients on 10800, the other nodes on 47500."""
+    from helpers import ignite, settings
+
+    folder = Path("/tmp/ignite")
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    properties = {
+        "workshop.node": os.environ["IGNITE_NODE"],
+        "workshop.folder": folder,
+        "workshop.host": HOST,
+        "workshop.port": 10800,
+        "workshop.discovery.port": 47500,
+        "workshop.discovery.addresses": settings.ignite_discovery(),
+        "workshop.region": os.environ["IGNITE_REGION"],
+    }
+    given = [f"-D{key}={value}" for key, value in properties.items()]
+    return [*ignite.java(HEAP, *given), "org.apache.ignite.startup.cmdline.CommandLineStartup", ignite.CONFIG]
+
+
+def kafka() -> list[object]:
+    """A broker that is its own controller: 9092. Formats its volume once."""
+    from helpers import jvm, kafka
+
+    text = kafka.TEMPLATE.read_text().replace("PLAINTEXT://127.0.0.1:@PORT@", f"PLAINTEXT://{HOST}:9092")
+    properties = Path("/tmp/server.properties")
+    properties.write_text(text.replace("@CONTROLLER_PORT@", "9093").replace("@DATA@", "/data/kafka"))
+    path = os.pathsep.join(map(str, jvm.jars("kafka")))
+    java = [jvm.java_home() / "bin" / "java", f"-Xmx{HEAP}", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
+    java += [f"-Dlog4j2.configurationFile={kafka.LOG4J.as_uri()}", "-cp", path]
+    if not Path("/data/kafka/meta.properties").exists():
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
+        subprocess.run(
+            [*java, "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", properties], check=True
+        )
+    return [*java, "kafka.Kafka", properties]
+
+
+def lab() -> list[object]:
+    """JupyterLab on the notebooks; without JUPYTER_TOKEN it makes up a token and prints it."""
+    return ["jupyter", "lab", "--ip=0.0.0.0", "--port=8888", "--no-browser", "--notebook-dir=/workshop/notebooks"]
+
+
+def _spark(name: str, *arguments: object) -> list[object]:
+    from helpers import spark
+
+    log4j = Path("/tmp/log4j2.properties")
+    log4j.write_text(spark.LOG4J.replace("rootLogger.level = error", "rootLogger.level = info"))
+    options = f"-XX:+UseSerialGC -Dlog4j2.configurationFile={log4j} -Dspark.worker.cleanup.enabled=true"
+    os.environ.update(spark.environment() | {"SPARK_DAEMON_MEMORY": "128m", "SPARK_DAEMON_JAVA_OPTS": options})
+    return [spark.home() / "bin" / "spark-class", f"org.apache.spark.deploy.{name}", *arguments]
+
+
+if __name__ == "__main__":
+    command = [str(part) for part in globals()[sys.argv[1].replace("-", "_")]()]
+    os.execvp(command[0], command)
