@@ -17,8 +17,9 @@ JOB = """
 import sys, time
 from pyspark.sql import SparkSession
 spark = SparkSession.builder.getOrCreate()
+seconds = float(sys.argv[1])
 def slow(x):
-    time.sleep(float(sys.argv[1]) / 20)
+    time.sleep(seconds / 20)
     return x * x
 print(spark.sparkContext.parallelize(range(20), 20).map(slow).sum())
 """
