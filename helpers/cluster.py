@@ -39,8 +39,8 @@ def executors_below(pid: int) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it has just ended
-            command = process.cmdline()
-            if "java" in command[0] and any("ExecutorBackend" in part for part in command):
+            program, *rest = process.cmdline() or [""]
+            if program.endswith("java") and any("ExecutorBackend" in part for part in rest):
                 found.append(process)
     return found
 
