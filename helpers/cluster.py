@@ -1,23 +1,25 @@
-"""Cluster managers as local processes: Spark's own standalone master with its workers."""
+"""Cluster managers: Spark's own standalone master, YARN and Kubernetes, each a block that gives its master URL."""
 
+import contextlib
 import json
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+import psutil
+
 from helpers import settings, spark
 from helpers.processes import Child, free_port
+from helpers.spark import Manager
 
 READY_SECONDS = 60
 
 
 @dataclass
-class Standalone:
-    """A running standalone cluster: where it is and which processes make it."""
+class Standalone(Manager):
+    """A running standalone cluster and the processes that make it."""
 
-    url: str
-    ui: str
     master: Child | None = None
     workers: list[Child] = field(default_factory=list)
 
@@ -26,6 +28,21 @@ class Standalone:
         with urllib.request.urlopen(f"{self.ui}/json/", timeout=5) as response:
             state = json.load(response)
         return sum(worker["state"] == "ALIVE" for worker in state["workers"])
+
+    def executors(self) -> list[psutil.Process]:
+        """The executors that the workers run here, each a process."""
+        return [executor for worker in self.workers for executor in executors_below(worker.pid)]
+
+
+def executors_below(pid: int) -> list[psutil.Process]:
+    """Spark's executors among a process's descendants."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            program, *rest = process.cmdline() or [""]
+            if program.endswith("java") and any("ExecutorBackend" in part for part in rest):
+                found.append(process)
+    return found
 
 
 @contextmanager

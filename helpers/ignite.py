@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
-from py4j.java_gateway import GatewayParameters, JavaGateway
+from py4j.java_gateway import JavaGateway
 
 from helpers import certificates, jvm, settings
+from helpers.gateway import gateway
 from helpers.ignite_client import Clients
 from helpers.processes import Child, ProcessError, free_port, listening
 
@@ -249,8 +250,6 @@ def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
     without data. Raises ProcessError when it does not start.
     """
     folder = _folder("driver")
-    log = folder / "driver.log"
-    log.touch(mode=0o600)  # py4j prints the secret there
     properties = {
         "workshop.client": "true",
         "workshop.node": f"driver{next(_numbers)}",
@@ -262,28 +261,11 @@ def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
         "IGNITE_QUIET": "true",
     }
     given = [f"-D{key}={value}" for key, value in properties.items()]
-    command = java(f"{heap}m", *given)
-    command[-1] += os.pathsep + str(_py4j())
-    child = Child([*command, "py4j.GatewayServer", "--enable-auth", "0"], log=log, cwd=folder)
     try:
-        child.wait_until(lambda: len(child.output().split("\n")) > 2, READY_SECONDS, "The driver's JVM")
-        port, secret = child.output().split("\n")[:2]
-        gateway = JavaGateway(
-            gateway_parameters=GatewayParameters(port=int(port), auth_token=secret, auto_convert=True)
-        )
-        try:
-            yield gateway
-        finally:
-            gateway.close()
+        with gateway(java(f"{heap}m", *given), folder, "driver") as (opened, _):
+            yield opened
     finally:
-        child.stop()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _py4j() -> Path:
-    import pyspark
-
-    return next((Path(pyspark.__file__).parent / "jars").glob("py4j-*.jar"))
 
 
 def _folder(name: str) -> Path:

@@ -137,6 +137,11 @@ def kafka() -> str | None:
     return given or None
 
 
+def image() -> str:
+    """The workshop's container image as a Kubernetes cluster knows it (WORKSHOP_IMAGE); else what docker/ builds."""
+    return os.environ.get("WORKSHOP_IMAGE") or "workshop:local"
+
+
 def python_path() -> list[str]:
     """Entries of the reader's PYTHONPATH, kept when the workers' is set."""
     return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]

@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import findspark
@@ -35,6 +36,19 @@ appender.stderr.target = SYSTEM_ERR
 appender.stderr.layout.type = PatternLayout
 appender.stderr.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
 """
+
+
+@dataclass
+class Manager:
+    """A cluster manager that runs: its master URL, its web UI, and what a session or spark-submit needs beside them.
+
+    `conf` has Spark's settings; `environment` the variables of the submitting process.
+    """
+
+    url: str
+    ui: str = ""
+    conf: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def home() -> Path:
@@ -156,29 +170,31 @@ def shutdown() -> None:
 
 
 def submit(
-    script: Path,
+    script: Path | str,
     arguments: Sequence[object] = (),
     master: str | None = None,
     memory: str = "1g",
     py_files: Sequence[Path] = (),
+    manager: Manager | None = None,
+    conf: Mapping[str, object] | None = None,
 ) -> str:
     """Run a script by spark-submit in processes of its own, and return what it printed.
 
-    `py_files` are Python modules that the script and its workers import. Raises RuntimeError with the end of its
-    output when it fails.
+    It runs on `manager`, else on `master`, else where the settings say, else on local[2]. `py_files` are Python
+    modules that the script and its workers import; `conf` has Spark's settings, and has the last word. Raises
+    RuntimeError with the end of its output when it fails.
     """
-    conf = configuration(memory) | {"spark.submit.pyFiles": ",".join(map(str, py_files))}
-    options = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
+    manager = manager or Manager(master or settings.spark_master() or "local[2]")
+    given = configuration(memory) | {"spark.submit.pyFiles": ",".join(map(str, py_files))}
+    given |= {**manager.conf, **(conf or {})}
+    options = [part for key, value in given.items() for part in ("--conf", f"{key}={value}")]
     done = subprocess.run(
-        [
-            *(home() / "bin" / "spark-submit", "--master", master or settings.spark_master() or "local[2]"),
-            *(*options, script, *map(str, arguments)),
-        ],
-        env={**os.environ, **environment()},
+        [home() / "bin" / "spark-submit", "--master", manager.url, *options, script, *map(str, arguments)],
+        env={**os.environ, **environment(), **manager.environment},
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
     )
     if done.returncode:
-        raise RuntimeError(f"spark-submit {script.name} failed:\n{(done.stderr + done.stdout)[-2000:]}")
+        raise RuntimeError(f"spark-submit {Path(script).name} failed:\n{(done.stderr + done.stdout)[-2000:]}")
     return done.stdout

@@ -1,0 +1,184 @@
+"""YARN and Kubernetes as cluster managers: jobs run, faults are survived or named, nothing is left behind."""
+
+import os
+import threading
+import time
+
+import psutil
+import pytest
+
+from helpers import cluster, kubernetes, spark
+from helpers.kubernetes import ClusterError
+from helpers.yarn import yarn
+
+pytestmark = pytest.mark.managers
+SMALL = {"spark.executor.memory": "512m", "spark.executor.instances": 1}
+JOB = """
+import sys, time
+from pyspark.sql import SparkSession
+spark = SparkSession.builder.getOrCreate()
+seconds = float(sys.argv[1])
+def slow(x):
+    time.sleep(seconds / 20)
+    return x * x
+print(spark.sparkContext.parallelize(range(20), 20).map(slow).sum())
+"""
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    script = tmp_path_factory.mktemp("job") / "job.py"
+    script.write_text(JOB)
+    return script
+
+
+def descendants():
+    return [process for process in psutil.Process().children(recursive=True) if "java" in process.name()]
+
+
+def kill_an_executor_in_the_middle(executors, kill, stop):
+    """Wait until an executor is there, then end it as a crash would."""
+    while not stop.is_set():
+        found = executors()
+        if found:
+            kill(found[0])
+            return
+        time.sleep(0.1)
+
+
+def test_yarn_runs_a_job_in_containers_and_survives_a_killed_executor(job, capsys):
+    before = {process.pid for process in descendants()}
+    with yarn(memory_mb=3072) as running:
+        assert running.ui in capsys.readouterr().out
+        stop, killed = threading.Event(), []
+
+        def kill(executor):
+            killed.append(executor.pid)
+            executor.kill()
+
+        killer = threading.Thread(target=kill_an_executor_in_the_middle, args=(running.executors, kill, stop))
+        killer.start()
+        printed = spark.submit(job, [4], manager=running, memory="512m", conf=SMALL)
+        stop.set()
+        killer.join()
+        assert printed.strip() == "2470"
+        assert len(killed) == 1
+        assert len(running.container_logs()) >= 3  # the application master's, the killed executor's, its successor's
+        beyond = [
+            connection.laddr.ip
+            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+            and connection.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+        ]
+        assert beyond == []
+    _, alive = psutil.wait_procs([p for p in descendants() if p.pid not in before], timeout=15)
+    assert alive == []
+    assert not running.folder.exists()
+
+
+def test_standalone_knows_its_executors():
+    with cluster.standalone(workers=1, memory="512m") as standalone:
+        assert standalone.executors() == []
+        session = spark.session("executors", master=standalone.url, spark_executor_memory="512m")
+        assert session.range(10).count() == 10
+        assert len(standalone.executors()) == 1
+        session.stop()
+
+
+def test_without_kubectl(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match="kubectl is not in the PATH: install it"):
+        kubernetes.kubernetes().__enter__()
+
+
+KUBECTL = "#!/bin/sh\necho '{said}' >&2\nexit 1\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("The connection to the server 127.0.0.1:6443 was refused", "No Kubernetes cluster answers: start one"),
+        ("Unable to connect to the server: dial tcp: lookup k: no such host", "No Kubernetes cluster answers"),
+        ('Error from server (Forbidden): pods is forbidden: User "a" cannot create', "You may not do this"),
+        ("Error from server (Forbidden): exceeded quota: small, requested: pods=1", "quota is used up"),
+    ],
+)
+def test_what_kubectl_says_becomes_one_sentence(monkeypatch, tmp_path, said, words):
+    """kubectl's own words, for machines without a cluster; the tests below ask a real one."""
+    (tmp_path / "kubectl").write_text(KUBECTL.format(said=said))
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(ClusterError, match=words) as raised:
+        kubernetes.kubernetes().__enter__()
+    assert "\n" not in str(raised.value)
+
+
+def reachable():
+    try:
+        kubernetes.kubectl("get", "--raw", "/readyz")
+    except ClusterError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def real_cluster():
+    if not reachable():
+        pytest.skip("no Kubernetes cluster: KUBECONFIG names none that answers")
+
+
+@pytest.fixture
+def namespace(real_cluster):
+    name = f"workshop-test-{os.getpid()}"
+    kubernetes.kubectl("create", "namespace", name)
+    yield name
+    kubernetes.kubectl("delete", "namespace", name)
+
+
+def test_kubernetes_runs_a_job_and_survives_a_killed_executor(real_cluster, job):
+    with kubernetes.kubernetes() as running:
+        stop, killed = threading.Event(), []
+
+        def kill(pod):
+            killed.append(pod)
+            running.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+
+        killer = threading.Thread(target=kill_an_executor_in_the_middle, args=(running.executors, kill, stop))
+        killer.start()
+        printed = spark.submit(job, [20], manager=running, memory="512m", conf=SMALL)
+        stop.set()
+        killer.join()
+        assert printed.strip() == "2470"
+        assert len(killed) == 1
+        namespace = running.namespace
+    left = kubernetes.kubectl("get", "namespace", namespace, "--ignore-not-found", "--output=jsonpath={.status.phase}")
+    assert left in ("", "Terminating")
+
+
+def test_an_image_that_is_not_there(real_cluster):
+    with pytest.raises(ClusterError, match="The cluster has no image localhost/nothing:0"):
+        kubernetes.kubernetes(image="localhost/nothing:0").__enter__()
+
+
+def test_a_namespace_without_quota(namespace):
+    kubernetes.kubectl("--namespace", namespace, "create", "quota", "none", "--hard=pods=0")
+    with pytest.raises(ClusterError, match="quota is used up"):
+        kubernetes.kubernetes(namespace=namespace).__enter__()
+
+
+def test_no_permission(namespace, monkeypatch, tmp_path):
+    """The service account of another namespace may do nothing here."""
+    account = f"--as=system:serviceaccount:{namespace}:default"
+    real = kubernetes.shutil.which("kubectl")
+    (tmp_path / "kubectl").write_text(f'#!/bin/sh\nexec {real} {account} "$@"\n')
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(ClusterError, match="You may not do this on the cluster"):
+        kubernetes.kubernetes(namespace=namespace).__enter__()
+
+
+def test_a_driver_that_pods_cannot_reach(namespace, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_DRIVER_HOST", "127.0.0.1")
+    with pytest.raises(ClusterError, match=r"A Pod could not reach this machine at 127\.0\.0\.1"):
+        kubernetes.kubernetes(namespace=namespace).__enter__()
