@@ -10,7 +10,7 @@ from helpers import data, lessons, settings
 sys.path.insert(0, str(settings.ROOT / "scripts"))
 import pictures
 
-PAGES = [settings.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md")]
+PAGES = [settings.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "docker/README.md")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
