@@ -31,7 +31,7 @@ def follow(
                 if batch["numInputRows"]:
                     print(_line(batch, rows_out))
         if not query.isActive and query.exception():
-            raise StreamError(f"The query has failed: {str(query.exception())[:500]}")
+            raise StreamError(f"The query has failed: {str(query.exception())[-500:].strip()}")
         if finished:
             return
         if time.monotonic() > end:
@@ -49,7 +49,7 @@ def finish(query: StreamingQuery, timeout: int = 300) -> pd.DataFrame:
             raise StreamError(f"The query is not done after {timeout} s.")
         return progress(query)
     except StreamingQueryException as error:
-        raise StreamError(f"The query has failed: {str(error)[:500]}") from None
+        raise StreamError(f"The query has failed: {str(error)[-500:].strip()}") from None
     finally:
         query.stop()
 
