@@ -1,6 +1,7 @@
 """Streaming queries watched from outside: their progress while they run, what they dropped, and their end."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 
@@ -31,7 +32,7 @@ def follow(
                 if batch["numInputRows"]:
                     print(_line(batch, rows_out))
         if not query.isActive and query.exception():
-            raise StreamError(f"The query has failed: {str(query.exception())[-500:].strip()}")
+            raise StreamError(f"The query has failed: {_cause(query.exception())}")
         if finished:
             return
         if time.monotonic() > end:
@@ -49,7 +50,7 @@ def finish(query: StreamingQuery, timeout: int = 300) -> pd.DataFrame:
             raise StreamError(f"The query is not done after {timeout} s.")
         return progress(query)
     except StreamingQueryException as error:
-        raise StreamError(f"The query has failed: {str(error)[-500:].strip()}") from None
+        raise StreamError(f"The query has failed: {_cause(error)}") from None
     finally:
         query.stop()
 
@@ -78,6 +79,12 @@ def stop_all(spark: SparkSession) -> None:
     """Stop every query of a session and wait for the end of each."""
     for query in spark.streams.active:
         query.stop()
+
+
+def _cause(error: Exception) -> str:
+    """The innermost Python error that Spark's long message quotes, or else the beginning of the message."""
+    quoted = re.findall(r"^\w+(?:Error|Exception): .+$", str(error), flags=re.MULTILINE)
+    return quoted[-1] if quoted else str(error)[:500]
 
 
 def _behind(batch: dict) -> int:
