@@ -62,3 +62,8 @@ def test_the_lessons_name_the_version_in_use():
         f"Apache Spark {doctor.locked_versions()['pyspark']}"
         in (settings.NOTEBOOKS / "01_spark_mllib.ipynb").read_text()
     )
+
+
+def test_the_kafka_connector_is_the_one_of_this_spark():
+    pom = (settings.JVM / "pom.xml").read_text()
+    assert re.search(r"<spark\.version>(.+)</spark\.version>", pom)[1] == doctor.locked_versions()["pyspark"]
