@@ -79,7 +79,7 @@ def _spark(name: str, *arguments: object) -> list[object]:
     from helpers import spark
 
     log4j = Path("/tmp/log4j2.properties")
-    log4j.write_text(spark.LOG4J.replace("rootLogger.level = error", "rootLogger.level = info"))
+    log4j.write_text(spark.logging("info"))
     options = f"-XX:+UseSerialGC -Dlog4j2.configurationFile={log4j} -Dspark.worker.cleanup.enabled=true"
     os.environ.update(spark.environment() | {"SPARK_DAEMON_MEMORY": "128m", "SPARK_DAEMON_JAVA_OPTS": options})
     return [spark.home() / "bin" / "spark-class", f"org.apache.spark.deploy.{name}", *arguments]

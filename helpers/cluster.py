@@ -1,4 +1,4 @@
-"""Cluster managers: Spark's own standalone master, YARN and Kubernetes, each a block that gives its master URL."""
+"""Spark's own cluster manager as local processes: the standalone master with its workers, and their executors."""
 
 import contextlib
 import json
@@ -63,7 +63,7 @@ def standalone(workers: int = 2, cores: int = 1, memory: str = "1g", port: int |
         def start(name: str, *arguments: object) -> Child:
             launcher = spark.home() / "bin" / "spark-class"
             log4j = spark.folder("conf") / "standalone-log4j2.properties"
-            log4j.write_text(spark.LOG4J.replace("rootLogger.level = error", "rootLogger.level = info"))
+            log4j.write_text(spark.logging("info"))
             options = {
                 "SPARK_DAEMON_MEMORY": "128m",
                 "SPARK_DAEMON_JAVA_OPTS": f"-XX:+UseSerialGC -Dlog4j2.configurationFile={log4j}",

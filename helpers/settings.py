@@ -69,13 +69,7 @@ def ignite() -> list[tuple[str, int]]:
 
     Raises SettingError for what is not a list of host:port.
     """
-    addresses = []
-    for address in filter(None, os.environ.get("WORKSHOP_IGNITE", "").split(",")):
-        host, colon, port = address.strip().rpartition(":")
-        if not (host and colon and port.isdecimal()):
-            raise SettingError(f"WORKSHOP_IGNITE: {address!r} is not host:port, as in ignite-1:10800,ignite-2:10800.")
-        addresses.append((host, int(port)))
-    return addresses
+    return _addresses("WORKSHOP_IGNITE", "ignite-1:10800,ignite-2:10800")
 
 
 def ignite_discovery() -> str:
@@ -129,12 +123,18 @@ def kafka() -> str | None:
 
     Raises SettingError for what is not a list of host:port.
     """
-    given = os.environ.get("WORKSHOP_KAFKA", "").replace(" ", "")
-    for address in filter(None, given.split(",")):
-        host, colon, port = address.rpartition(":")
+    given = _addresses("WORKSHOP_KAFKA", "kafka:9092")
+    return ",".join(f"{host}:{port}" for host, port in given) or None
+
+
+def _addresses(name: str, example: str) -> list[tuple[str, int]]:
+    addresses = []
+    for address in filter(None, os.environ.get(name, "").split(",")):
+        host, colon, port = address.strip().rpartition(":")
         if not (host and colon and port.isdecimal()):
-            raise SettingError(f"WORKSHOP_KAFKA: {address!r} is not host:port, as in kafka:9092.")
-    return given or None
+            raise SettingError(f"{name}: {address!r} is not host:port, as in {example}.")
+        addresses.append((host, int(port)))
+    return addresses
 
 
 def image() -> str:

@@ -26,7 +26,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 # Errors only; the logger of the Python gateway gets the same level, or Spark announces the difference.
 LOG4J = """
-rootLogger.level = error
+rootLogger.level = {level}
 logger.gateway.name = org.apache.spark.api.python.PythonGatewayServer
 logger.gateway.level = error
 rootLogger.appenderRef.stderr.ref = stderr
@@ -34,7 +34,7 @@ appender.stderr.type = Console
 appender.stderr.name = stderr
 appender.stderr.target = SYSTEM_ERR
 appender.stderr.layout.type = PatternLayout
-appender.stderr.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
+appender.stderr.layout.pattern = %d{{HH:mm:ss}} %p %c{{1}}: %m%n
 """
 
 
@@ -76,11 +76,16 @@ def environment() -> dict[str, str]:
     }
 
 
+def logging(level: str = "error") -> str:
+    """A log4j2 configuration that writes to stderr from `level` on; Spark's daemons and YARN share it."""
+    return LOG4J.format(level=level)
+
+
 def configuration(memory: str = "1g") -> dict[str, str]:
     """Settings that every session and every spark-submit of the workshop share; `memory` is the driver's heap."""
     host = settings.spark_driver_host() or "127.0.0.1"
     log4j = folder("conf") / "log4j2.properties"
-    log4j.write_text(LOG4J)
+    log4j.write_text(logging())
     return {
         "spark.driver.memory": memory,
         "spark.driver.host": host,
@@ -170,7 +175,7 @@ def shutdown() -> None:
 
 
 def submit(
-    script: Path | str,
+    script: Path,
     arguments: Sequence[object] = (),
     master: str | None = None,
     memory: str = "1g",
@@ -196,5 +201,5 @@ def submit(
         stdin=subprocess.DEVNULL,
     )
     if done.returncode:
-        raise RuntimeError(f"spark-submit {Path(script).name} failed:\n{(done.stderr + done.stdout)[-2000:]}")
+        raise RuntimeError(f"spark-submit {script.name} failed:\n{(done.stderr + done.stdout)[-2000:]}")
     return done.stdout

@@ -20,15 +20,6 @@ CONNECT_MILLISECONDS = 60_000
 # Hadoop's own classes have to reach into these: https://hadoop.apache.org/docs/stable/ (Java 17 support)
 OPENED = ("java.base/java.lang", "java.base/java.util")
 LOGGERS = ("slf4j-api-2*", "log4j-api-*", "log4j-core-*", "log4j-slf4j2-impl-*", "log4j-1.2-api-*")
-LOG4J = """
-rootLogger.level = warn
-rootLogger.appenderRef.stderr.ref = stderr
-appender.stderr.type = Console
-appender.stderr.name = stderr
-appender.stderr.target = SYSTEM_ERR
-appender.stderr.layout.type = PatternLayout
-appender.stderr.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
-"""
 
 
 @dataclass
@@ -69,7 +60,7 @@ def yarn(memory_mb: int = 4096, cores: int = 4, heap: str = "384m") -> Iterator[
 
 def _java(folder: Path, heap: str) -> list[object]:
     log4j = folder / "log4j2.properties"
-    log4j.write_text(LOG4J)
+    log4j.write_text(spark.logging("warn"))
     loggers = [jar for name in LOGGERS for jar in (spark.home() / "jars").glob(f"{name}.jar")]
     jars = [*loggers, *(jar for jar in jvm.jars("yarn") if not jar.name.startswith("slf4j-api-1"))]
     return [
