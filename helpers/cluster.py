@@ -37,8 +37,8 @@ class Standalone(Manager):
 def executors_below(pid: int) -> list[psutil.Process]:
     """Spark's executors among a process's descendants."""
     found = []
-    for process in psutil.Process(pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it has just ended
+    for process in psutil.Process(pid).children(recursive=True) if psutil.pid_exists(pid) else []:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
             program, *rest = process.cmdline() or [""]
             if program.endswith("java") and any("ExecutorBackend" in part for part in rest):
                 found.append(process)

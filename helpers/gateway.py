@@ -6,15 +6,40 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyspark
-from py4j.java_gateway import GatewayParameters, JavaGateway
+from py4j import protocol
+from py4j.java_gateway import GatewayClient, GatewayParameters, JavaGateway
 
 from helpers.processes import Child
 
 READY_SECONDS = 60
 
 
+class _Client(GatewayClient):
+    """Raises Java's exceptions itself.
+
+    PySpark replaces py4j's reader of exceptions in the whole process by one that asks Spark's own JVM about each, also
+    about those of other JVMs, and fails after that JVM has gone; py4j ends its loops over lists and maps by them.
+    """
+
+    def send_command(self, command: str, retry: bool = True, binary: bool = False) -> object:
+        answer = super().send_command(command, retry, binary)
+        if not binary and protocol.is_error(answer)[0] and answer[1:2] == protocol.REFERENCE_TYPE:
+            protocol.get_return_value(answer, self, "Java", "method")
+        return answer
+
+
+class Gateway(JavaGateway):
+    """py4j's gateway to a JVM that listens on loopback at `port` and knows the secret `token`."""
+
+    def __init__(self, port: int, token: str):
+        super().__init__(gateway_parameters=GatewayParameters(port=port, auth_token=token, auto_convert=True))
+
+    def _create_gateway_client(self) -> GatewayClient:
+        return _Client(gateway_parameters=self.gateway_parameters)
+
+
 @contextmanager
-def gateway(command: Sequence[object], folder: Path, name: str) -> Iterator[tuple[JavaGateway, Child]]:
+def gateway(command: Sequence[object], folder: Path, name: str) -> Iterator[tuple[Gateway, Child]]:
     """Start a JVM that waits for calls on loopback behind a secret, and yield its gateway and its process.
 
     `command` is java with its options and ends with a class path; `folder` is where it runs and writes `name`.log.
@@ -30,8 +55,7 @@ def gateway(command: Sequence[object], folder: Path, name: str) -> Iterator[tupl
     try:
         child.wait_until(lambda: len(child.output().split("\n")) > 2, READY_SECONDS, f"The JVM of {name}")
         port, secret = child.output().split("\n")[:2]
-        parameters = GatewayParameters(port=int(port), auth_token=secret, auto_convert=True)
-        opened = JavaGateway(gateway_parameters=parameters)
+        opened = Gateway(int(port), secret)
         try:
             yield opened, child
         finally:

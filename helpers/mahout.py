@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
-from py4j.java_gateway import GatewayParameters, JavaGateway
 from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 
 from helpers import mahout_jvm, scala_cells
+from helpers.gateway import Gateway
 from helpers.mahout_jvm import MahoutError
 from helpers.processes import Child, ProcessError
 from helpers.scala_cells import ScalaError
@@ -179,7 +179,7 @@ class Session:
         try:
             self._child.wait_until(lambda: "gateway port" in self._child.output(), START_SECONDS, "Mahout's JVM")
             port = int(re.search(r"gateway port (\d+)", self._child.output()).group(1))
-            self._gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port, auth_token=token))
+            self._gateway = Gateway(port, token)
             self._java = self._gateway.entry_point
             conf = self._gateway.jvm.java.util.HashMap()
             for key, value in (mahout_jvm.configuration(self.master, self._folder) | self._conf).items():

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from contextlib import suppress
 
 import numpy as np
@@ -19,29 +18,12 @@ import pytest
 from pyignite.datatypes import LongObject
 from pyignite.datatypes.cluster_state import ClusterState
 from pyignite.exceptions import AuthenticationError, ReconnectError
+from watch import below, nothing_left, until
 
 from helpers import certificates, ignite, ignite_client, settings
 from helpers.processes import ProcessError, listening
 
 HEAP = 160
-
-
-def nodes_of(pid: int) -> list[psutil.Process]:
-    """Java processes below a process."""
-    with suppress(psutil.NoSuchProcess):
-        return [each for each in psutil.Process(pid).children(recursive=True) if "java" in each.name()]
-    return []
-
-
-def nothing_left() -> bool:
-    return not nodes_of(os.getpid())
-
-
-def until(condition, seconds: float = 30) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return bool(condition())
 
 
 # ---- without nodes
@@ -112,9 +94,8 @@ def test_authentication_needs_persistence():
 
 def test_too_many_nodes_for_this_machine():
     nodes = int(psutil.virtual_memory().total / 1e6 / 256) + 1
-    with pytest.raises(ProcessError, match="are free"), ignite.cluster(nodes=nodes, local=True):
+    with nothing_left(), pytest.raises(ProcessError, match="are free"), ignite.cluster(nodes=nodes, local=True):
         pass
-    assert nothing_left()
 
 
 def test_port_taken():
@@ -122,9 +103,8 @@ def test_port_taken():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ProcessError, match=f"Port {port}.*Ignite node 0"):
+        with nothing_left(), pytest.raises(ProcessError, match=f"Port {port}.*Ignite node 0"):
             ignite.cluster(nodes=1, port=port, local=True).__enter__()
-    assert nothing_left()
 
 
 # ---- with nodes
@@ -163,11 +143,11 @@ def test_clusters_side_by_side_do_not_meet(pair):
 @pytest.mark.ignite
 def test_settings_name_an_external_cluster(pair, monkeypatch):
     monkeypatch.setenv("WORKSHOP_IGNITE", ",".join(f"{host}:{port}" for host, port in pair.addresses))
-    before = len(nodes_of(os.getpid()))
+    before = below()
     with ignite.cluster(nodes=3) as external:
         assert external.addresses == pair.addresses
         assert next(external.clients().get().sql("SELECT COUNT(*) FROM SYS.NODES"))[0] == 2
-        assert len(nodes_of(os.getpid())) == before
+        assert below() == before
         with pytest.raises(ProcessError, match="not ours"):
             external.kill(0)
     assert pair.alive() == [0, 1]
@@ -268,7 +248,6 @@ def test_a_heap_too_small_is_said():
 
 @pytest.mark.ignite
 def test_a_node_that_dies_while_starting_takes_the_others_along(monkeypatch):
-    before = len(nodes_of(os.getpid()))
     ready = ignite.Cluster._ready
 
     def killing(self, number):
@@ -278,11 +257,11 @@ def test_a_node_that_dies_while_starting_takes_the_others_along(monkeypatch):
 
     monkeypatch.setattr(ignite.Cluster, "_ready", killing)
     with (
+        nothing_left(),
         pytest.raises(ProcessError, match=r"Ignite node 1.*ended by itself"),
         ignite.cluster(nodes=2, heap=HEAP, region=64, name="dying", local=True),
     ):
         pass
-    assert until(lambda: len(nodes_of(os.getpid())) == before)
 
 
 @pytest.mark.ignite

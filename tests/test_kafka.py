@@ -15,18 +15,12 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from watch import until
 
 from helpers import data, jvm, kafka, processes, replay, settings, streams
 from helpers import spark as workshop
 
 pytestmark = pytest.mark.kafka
-
-
-def until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return bool(condition())
 
 
 # ---- without a broker

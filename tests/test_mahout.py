@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 from IPython.core.error import UsageError
+from pyspark.errors.exceptions.captured import install_exception_handler
 
 from helpers import jvm, mahout, mahout_jvm, scala_cells, settings
 
@@ -22,6 +23,7 @@ RNG = np.random.default_rng(3)
 
 @pytest.fixture(scope="module")
 def session():
+    install_exception_handler()  # PySpark's, as in a Python that has used Spark before: it must not touch this JVM
     with mahout.Session(memory="600m") as running:
         yield running
 

@@ -1,11 +1,11 @@
 """YARN and Kubernetes as cluster managers: jobs run, faults are survived or named, nothing is left behind."""
 
 import os
-import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+from watch import nothing_left, open_to_the_world, until
 
 from helpers import cluster, kubernetes, spark
 from helpers.kubernetes import ClusterError
@@ -32,48 +32,25 @@ def job(tmp_path_factory):
     return script
 
 
-def descendants():
-    return [process for process in psutil.Process().children(recursive=True) if "java" in process.name()]
-
-
-def kill_an_executor_in_the_middle(executors, kill, stop):
-    """Wait until an executor is there, then end it as a crash would."""
-    while not stop.is_set():
-        found = executors()
-        if found:
-            kill(found[0])
-            return
-        time.sleep(0.1)
+def submit_and_kill_an_executor(manager, kill, job, seconds):
+    """Run the job and end its first executor, as a crash would, as soon as it is there; what the job printed."""
+    with ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(spark.submit, job, [seconds], manager=manager, memory="512m", conf=SMALL)
+        assert until(lambda: manager.executors() or submitted.done(), 240)
+        victims = manager.executors()[:1]
+        for victim in victims:
+            kill(victim)
+        printed = submitted.result().strip()
+    assert victims, f"The job ended without an executor: {printed}"
+    return printed
 
 
 def test_yarn_runs_a_job_in_containers_and_survives_a_killed_executor(job, capsys):
-    before = {process.pid for process in descendants()}
-    with yarn(memory_mb=3072) as running:
+    with nothing_left(), yarn(memory_mb=3072) as running:
         assert running.ui in capsys.readouterr().out
-        stop, killed = threading.Event(), []
-
-        def kill(executor):
-            killed.append(executor.pid)
-            executor.kill()
-
-        killer = threading.Thread(target=kill_an_executor_in_the_middle, args=(running.executors, kill, stop))
-        killer.start()
-        printed = spark.submit(job, [4], manager=running, memory="512m", conf=SMALL)
-        stop.set()
-        killer.join()
-        assert printed.strip() == "2470"
-        assert len(killed) == 1
+        assert submit_and_kill_an_executor(running, psutil.Process.kill, job, 4) == "2470"
         assert len(running.container_logs()) >= 3  # the application master's, the killed executor's, its successor's
-        beyond = [
-            connection.laddr.ip
-            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
-            for connection in process.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN
-            and connection.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
-        ]
-        assert beyond == []
-    _, alive = psutil.wait_procs([p for p in descendants() if p.pid not in before], timeout=15)
-    assert alive == []
+        assert open_to_the_world() == []
     assert not running.folder.exists()
 
 
@@ -138,19 +115,7 @@ def namespace(real_cluster):
 
 def test_kubernetes_runs_a_job_and_survives_a_killed_executor(real_cluster, job):
     with kubernetes.kubernetes() as running:
-        stop, killed = threading.Event(), []
-
-        def kill(pod):
-            killed.append(pod)
-            running.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
-
-        killer = threading.Thread(target=kill_an_executor_in_the_middle, args=(running.executors, kill, stop))
-        killer.start()
-        printed = spark.submit(job, [20], manager=running, memory="512m", conf=SMALL)
-        stop.set()
-        killer.join()
-        assert printed.strip() == "2470"
-        assert len(killed) == 1
+        assert submit_and_kill_an_executor(running, running.kill, job, 20) == "2470"
         namespace = running.namespace
     left = kubernetes.kubectl("get", "namespace", namespace, "--ignore-not-found", "--output=jsonpath={.status.phase}")
     assert left in ("", "Terminating")

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
@@ -17,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
+from watch import until
 
 from helpers import data, ignite, service, settings
 from helpers.processes import ProcessError, free_port
@@ -29,13 +29,6 @@ pytestmark = pytest.mark.service
 
 GATE = {"hour": 17, "weekday": 4, "carrier": "B6", "origin": "JFK", "distance": 1000}
 BY_FEATURES = {"flights": [{"features": GATE}]}
-
-
-def until(condition, seconds: float = 30) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return bool(condition())
 
 
 @pytest.fixture(scope="module")

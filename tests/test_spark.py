@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pyspark
 import pytest
+from watch import nothing_left, open_to_the_world
 
 from helpers import cluster, settings, spark
 from helpers.processes import ProcessError
@@ -21,19 +21,6 @@ def session():
     session = spark.session("tests", memory="512m")
     yield session
     session.stop()
-
-
-def descendants():
-    return [process for process in psutil.Process().children(recursive=True) if "java" in process.name()]
-
-
-def open_to_the_world():
-    """Addresses beyond loopback on which this process and its descendants listen."""
-    found = []
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        listening = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-        found += [c.laddr for c in listening if c.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")]
-    return found
 
 
 def test_workers_use_this_python_and_this_package(session):
@@ -81,25 +68,18 @@ def test_settings_name_the_master(monkeypatch):
 
 
 def test_standalone_cluster_runs_a_job_and_leaves_nothing(capsys):
-    before = {process.pid for process in descendants()}
-    with cluster.standalone(workers=2, memory="512m") as standalone:
+    with nothing_left(), cluster.standalone(workers=2, memory="512m") as standalone:
         assert standalone.alive_workers() == 2
         session = spark.session("cluster", master=standalone.url, spark_executor_memory="512m")
         assert session.sparkContext.parallelize(range(100), 4).map(lambda x: x * 2).sum() == 9900
         assert open_to_the_world() == []
         session.stop()
-        assert len(descendants()) > len(before)
     assert standalone.ui in capsys.readouterr().out
-    _, alive = psutil.wait_procs([p for p in descendants() if p.pid not in before], timeout=10)
-    assert alive == []
 
 
 def test_a_failing_block_ends_the_cluster():
-    before = {process.pid for process in descendants()}
-    with pytest.raises(ZeroDivisionError), cluster.standalone(workers=1, memory="512m"):
+    with nothing_left(), pytest.raises(ZeroDivisionError), cluster.standalone(workers=1, memory="512m"):
         raise ZeroDivisionError
-    _, alive = psutil.wait_procs([p for p in descendants() if p.pid not in before], timeout=10)
-    assert alive == []
 
 
 def test_a_taken_port_is_named():
