@@ -1,9 +1,9 @@
-"""One application of the benchmark, run by spark-submit: every kind of work once to warm up, then measured.
+"""One application of the benchmark, run by spark-submit: every kind of work on every size, the second time measured.
 
-    job.py SUBMITTED EXECUTORS COPIES
+    job.py SUBMITTED EXECUTORS COPIES...
 
 SUBMITTED is the time of submission in seconds since the epoch; EXECUTORS 0 means none beside the driver; the rows are
-replicated COPIES times. Prints one line of JSON.
+replicated COPIES times, one size after another. Prints one line of JSON.
 """
 
 import json
@@ -14,7 +14,7 @@ from pyspark.ml.classification import GBTClassifier, LogisticRegression
 from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.ml.feature import Imputer, OneHotEncoder, StringIndexer, VectorAssembler
 from pyspark.ml.pipeline import Pipeline
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from helpers import data
@@ -33,29 +33,21 @@ def wait_for_executors(spark: SparkSession, wanted: int) -> None:
         time.sleep(0.05)
 
 
-def logit_in_python(batches):
-    """A function in Python: per flight, the logarithm of the odds of a made-up score."""
-    import numpy as np
-
-    for batch in batches:
-        score = 1 / (1 + np.exp(-(batch["distance"] / 1000 + batch["hour"].astype(float) / 10 - 2)))
-        batch["logit"] = np.log(score / (1 - score))
-        yield batch[["id", "logit"]]
-
-
-def main() -> None:
-    submitted, executors, copies = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    spark = SparkSession.builder.getOrCreate()
-    wait_for_executors(spark, executors)
-    spark.range(1000).selectExpr("sum(id)").first()
-    startup = time.time() - submitted
-
-    raw = data.features("scheduled")[["id", "month", "late", *LEVELS, *NUMBERS]]
+def flights(spark: SparkSession, every: int = 1) -> DataFrame:
+    """What is scheduled of every n-th flight, in four partitions."""
+    raw = data.features("scheduled")[["id", "month", "late", *LEVELS, *NUMBERS]].iloc[::every].copy()
     raw[LEVELS] = raw[LEVELS].astype(str)
     raw[NUMBERS] = raw[NUMBERS].astype(float)
-    once = spark.createDataFrame(raw).repartition(4)
-    rows = once.crossJoin(F.broadcast(spark.range(copies).toDF("copy"))).cache()
-    rows.count()
+    return spark.createDataFrame(raw).repartition(4)
+
+
+def replicated(once: DataFrame, copies: int) -> DataFrame:
+    """Every row `copies` times."""
+    return once.crossJoin(F.broadcast(once.sparkSession.range(copies).toDF("copy")))
+
+
+def preparation() -> Pipeline:
+    """Lesson 01's pipeline as far as the vectors."""
     indexed, coded = [f"{name}_index" for name in LEVELS], [f"{name}_code" for name in LEVELS]
     stages = [
         StringIndexer(inputCols=LEVELS, outputCols=indexed, handleInvalid="keep"),
@@ -63,8 +55,25 @@ def main() -> None:
         Imputer(inputCols=NUMBERS, outputCols=NUMBERS),
         VectorAssembler(inputCols=[*coded, *NUMBERS], outputCol="features"),
     ]
+    return Pipeline(stages=stages)
+
+
+def log_odds(batches):
+    """A function in Python: per flight, the logarithm of the odds of a made-up score."""
+    import numpy as np
+
+    for batch in batches:
+        score = 1 / (1 + np.exp(-(batch["distance"] / 1000 + batch["hour"].astype(float) / 10 - 2)))
+        batch["odds"] = np.log(score / (1 - score))
+        yield batch[["id", "odds"]]
+
+
+def measured(spark: SparkSession, once: DataFrame, copies: int) -> dict:
+    """Seconds of each kind of work on so many copies of the rows, and the models' AUCs."""
+    rows = replicated(once, copies).cache()
+    count = rows.count()
     train = rows.where(f"month < {data.FIRST_TEST_MONTH}")
-    vectors = Pipeline(stages=stages).fit(train).transform(rows).select("month", "late", "features").cache()
+    vectors = preparation().fit(train).transform(rows).select("month", "late", "features").cache()
     vectors.count()
     train, test = (vectors.where(f"month {sign} {data.FIRST_TEST_MONTH}") for sign in ("<", ">="))
     area = BinaryClassificationEvaluator(labelCol="late", numBins=0)
@@ -82,16 +91,29 @@ def main() -> None:
         aucs["trees"] = area.evaluate(model.transform(test))
 
     def python() -> None:
-        rows.mapInPandas(logit_in_python, "id long, logit double").agg(F.sum("logit")).first()
+        rows.mapInPandas(log_odds, "id long, odds double").agg(F.sum("odds")).first()
 
     seconds = {}
     for work in (shuffle, logistic, trees, python):
         for turn in ("warm-up", "measured"):
-            spark.sparkContext.setJobGroup(f"{work.__name__} {turn}", work.__name__)
+            spark.sparkContext.setJobGroup(f"{turn} {copies} {work.__name__}", work.__name__)
             start = time.perf_counter()
             work()
             seconds[work.__name__] = time.perf_counter() - start
-    print(json.dumps({"startup_s": startup, "work_s": seconds, "auc": aucs, "rows": rows.count()}))
+    rows.unpersist()
+    vectors.unpersist()
+    return {"copies": copies, "rows": count, "work_s": seconds, "auc": aucs}
+
+
+def main() -> None:
+    submitted, executors, *copies = sys.argv[1:]
+    spark = SparkSession.builder.getOrCreate()
+    wait_for_executors(spark, int(executors))
+    spark.range(1000).selectExpr("sum(id)").first()
+    startup = time.time() - float(submitted)
+    once = flights(spark).cache()
+    sizes = [measured(spark, once, int(number)) for number in copies]
+    print(json.dumps({"startup_s": startup, "sizes": sizes}))
     spark.stop()
 
 

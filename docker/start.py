@@ -1,6 +1,7 @@
 """Become the service of this container: the command lines are those of the helpers, with this container's addresses.
 
 python start.py spark-master | spark-worker | ignite | kafka | lab
+python start.py executor | driver ARGUMENTS...      on Kubernetes: Spark starts its Pods with these words
 """
 
 import base64
@@ -75,6 +76,37 @@ def lab() -> list[object]:
     return ["jupyter", "lab", "--ip=0.0.0.0", "--port=8888", "--no-browser", "--notebook-dir=/workshop/notebooks"]
 
 
+def executor(*_given: str) -> list[object]:
+    """An executor in a Pod: Spark on Kubernetes says by the environment who and where its driver is."""
+    from helpers import jvm, spark
+
+    given = {name.removeprefix("SPARK_"): value for name, value in os.environ.items() if name.startswith("SPARK_")}
+    options = sorted((name for name in given if name.startswith("JAVA_OPT_")), key=lambda name: int(name[9:]))
+    java = [jvm.java_home() / "bin" / "java", *(given[name] for name in options)]
+    java += [f"-Xms{given['EXECUTOR_MEMORY']}", f"-Xmx{given['EXECUTOR_MEMORY']}", "-cp", f"{spark.home()}/jars/*"]
+    who = {
+        "driver-url": "DRIVER_URL",
+        "executor-id": "EXECUTOR_ID",
+        "cores": "EXECUTOR_CORES",
+        "app-id": "APPLICATION_ID",
+        "hostname": "EXECUTOR_POD_IP",
+        "resourceProfileId": "RESOURCE_PROFILE_ID",
+        "podName": "EXECUTOR_POD_NAME",
+    }
+    told = [part for option, name in who.items() for part in (f"--{option}", given[name])]
+    return [*java, "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend", *told]
+
+
+def driver(*given: str) -> list[object]:
+    """The driver in a Pod, for spark-submit --deploy-mode cluster; `given` are spark-submit's arguments."""
+    from helpers import spark
+
+    address = os.environ["SPARK_DRIVER_BIND_ADDRESS"]
+    os.environ.update(spark.environment() | {"SPARK_LOCAL_IP": address})
+    bind = ["--conf", f"spark.driver.bindAddress={address}", "--deploy-mode", "client"]
+    return [spark.home() / "bin" / "spark-submit", *bind, *given]
+
+
 def _spark(name: str, *arguments: object) -> list[object]:
     from helpers import spark
 
@@ -86,5 +118,5 @@ def _spark(name: str, *arguments: object) -> list[object]:
 
 
 if __name__ == "__main__":
-    command = [str(part) for part in globals()[sys.argv[1].replace("-", "_")]()]
+    command = [str(part) for part in globals()[sys.argv[1].replace("-", "_")](*sys.argv[2:])]
     os.execvp(command[0], command)

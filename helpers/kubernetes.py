@@ -15,6 +15,7 @@ from helpers import settings
 from helpers.spark import Manager
 
 MANIFESTS = settings.ROOT / "k8s"
+PRESET_IMAGE = "workshop:local"  # as the manifests have it
 PROBE_SECONDS = 120
 # Why a Pod waits, in Kubernetes' words, and what that means for the reader.
 IMAGE_REASONS = ("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName")
@@ -30,6 +31,12 @@ class Kubernetes(Manager):
     """A namespace on a cluster, ready for Spark."""
 
     namespace: str = ""
+    image: str = ""
+
+    def apply(self, name: str) -> None:
+        """Apply a manifest of k8s/ with the image that this cluster knows. Raises ClusterError."""
+        text = (MANIFESTS / name).read_text()
+        self.kubectl("apply", "--filename=-", manifest=text.replace(PRESET_IMAGE, self.image))
 
     def kubectl(self, *arguments: object, manifest: str | None = None) -> str:
         """What kubectl prints for these arguments in this namespace; `manifest` goes to its standard input.
@@ -103,8 +110,8 @@ def kubernetes(image: str | None = None, namespace: str | None = None, cores: fl
         kubectl("create", "namespace", name)
     try:
         host = driver_host()
-        cluster = Kubernetes(f"k8s://{_server()}", "", _conf(name, image, host, cores), _environment(), name)
-        cluster.kubectl("apply", "--filename", MANIFESTS / "spark-role.yaml")
+        cluster = Kubernetes(f"k8s://{_server()}", "", _conf(name, image, host, cores), _environment(), name, image)
+        cluster.apply("spark-role.yaml")
         _check(cluster, image, host)
         print(f"Kubernetes at {_server()}, namespace {name}, image {image}")
         yield cluster
