@@ -70,6 +70,11 @@ class Deployment:
         """Wait until every wanted Pod of the new version is ready and every other has gone."""
         self.cluster.kubectl("rollout", "status", "deployment/prediction", "--timeout=240s")
         self.cluster.kubectl("rollout", "status", "statefulset/ignite", "--timeout=240s")
+        end = time.monotonic() + 120
+        while any("deletionTimestamp" in pod["metadata"] for pod in self.cluster.pods()):
+            if time.monotonic() > end:
+                raise ClusterError("A Pod that was told to end is still there after two minutes.")
+            time.sleep(0.2)
 
     def loaded(self, matrix: data.DesignMatrix) -> None:
         """Begin to ask for one flight after another from inside the cluster."""
@@ -108,7 +113,7 @@ class Deployment:
             return pd.DataFrame({name: saved[name] for name in ("when", "ms", "status")})
 
     def pod(self, name: str) -> str:
-        """A running Pod of that name's label."""
+        """One of the ready Pods with that name as their label."""
         pods = self.cluster.pods(f"app.kubernetes.io/name={name}")
         return next(pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running")
 

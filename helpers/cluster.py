@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -33,6 +36,10 @@ class Standalone(Manager):
         """The executors that the workers run here, each a process."""
         return [executor for worker in self.workers for executor in executors_below(worker.pid)]
 
+    def kill(self, executor: psutil.Process) -> None:
+        """End an executor as a crash would."""
+        executor.kill()
+
 
 def executors_below(pid: int) -> list[psutil.Process]:
     """Spark's executors among a process's descendants."""
@@ -43,6 +50,30 @@ def executors_below(pid: int) -> list[psutil.Process]:
             if program.endswith("java") and any("ExecutorBackend" in part for part in rest):
                 found.append(process)
     return found
+
+
+def submit_and_kill(
+    script: Path,
+    arguments: Sequence[object],
+    manager: Manager,
+    begun: Callable[[], bool],
+    conf: Mapping[str, object] | None = None,
+) -> str:
+    """`spark.submit`, and an executor of the application killed as soon as `begun()` is true; what it printed.
+
+    Raises RuntimeError when the application fails, or ends before there was anything to kill.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(spark.submit, script, arguments, manager=manager, conf=conf)
+        while not (begun() and manager.executors()) and not submitted.done():
+            time.sleep(0.05)
+        victims = [] if submitted.done() else manager.executors()[:1]
+        for victim in victims:
+            manager.kill(victim)
+        printed = submitted.result()
+    if not victims:
+        raise RuntimeError(f"{script.name} ended before an executor could be killed.")
+    return printed
 
 
 @contextmanager

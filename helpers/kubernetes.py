@@ -84,6 +84,15 @@ def kubectl(*arguments: object, manifest: str | None = None) -> str:
     raise ClusterError(f"kubectl {' '.join(map(str, arguments[:3]))} failed: {said}")
 
 
+def answers() -> bool:
+    """True when kubectl is there and reaches a cluster."""
+    try:
+        kubectl("get", "--raw", "/readyz")
+    except ClusterError:
+        return False
+    return True
+
+
 def driver_host() -> str:
     """The address by which Pods reach this machine: WORKSHOP_DRIVER_HOST, else the one that faces the cluster."""
     if settings.spark_driver_host():

@@ -11,6 +11,7 @@ import http.client
 import itertools
 import json
 import os
+import select
 import shutil
 import sys
 import tempfile
@@ -133,6 +134,8 @@ def _client(url: str, bodies: list[bytes], turns: "itertools.count", end: float,
             break
         if (wait := due - time.time()) > 0:
             time.sleep(wait)
+        if connection.sock and select.select([connection.sock], [], [], 0)[0]:
+            connection.close()  # the server has ended it in peace; http.client opens another by itself
         try:
             connection.request("POST", address.path, bodies[turn % len(bodies)], {"content-type": "application/json"})
             response = connection.getresponse()

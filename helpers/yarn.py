@@ -33,6 +33,10 @@ class Yarn(Manager):
         """Spark's executors in YARN's containers, each a process."""
         return executors_below(self.pid)
 
+    def kill(self, executor: psutil.Process) -> None:
+        """End an executor as a crash would."""
+        executor.kill()
+
     def container_logs(self) -> dict[str, str]:
         """What every container has written to stdout so far, by its name."""
         return {log.parent.name: log.read_text(errors="replace") for log in self.folder.rglob("container_*/stdout")}

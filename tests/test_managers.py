@@ -1,11 +1,9 @@
 """YARN and Kubernetes as cluster managers: jobs run, faults are survived or named, nothing is left behind."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 
-import psutil
 import pytest
-from watch import nothing_left, open_to_the_world, until
+from watch import nothing_left, open_to_the_world
 
 from helpers import cluster, kubernetes, spark
 from helpers.kubernetes import ClusterError
@@ -32,23 +30,10 @@ def job(tmp_path_factory):
     return script
 
 
-def submit_and_kill_an_executor(manager, kill, job, seconds):
-    """Run the job and end its first executor, as a crash would, as soon as it is there; what the job printed."""
-    with ThreadPoolExecutor(1) as pool:
-        submitted = pool.submit(spark.submit, job, [seconds], manager=manager, memory="512m", conf=SMALL)
-        assert until(lambda: manager.executors() or submitted.done(), 240)
-        victims = manager.executors()[:1]
-        for victim in victims:
-            kill(victim)
-        printed = submitted.result().strip()
-    assert victims, f"The job ended without an executor: {printed}"
-    return printed
-
-
 def test_yarn_runs_a_job_in_containers_and_survives_a_killed_executor(job, capsys):
     with nothing_left(), yarn(memory_mb=3072) as running:
         assert running.ui in capsys.readouterr().out
-        assert submit_and_kill_an_executor(running, psutil.Process.kill, job, 4) == "2470"
+        assert cluster.submit_and_kill(job, [4], running, lambda: True, SMALL).strip() == "2470"
         assert len(running.container_logs()) >= 3  # the application master's, the killed executor's, its successor's
         assert open_to_the_world() == []
     assert not running.folder.exists()
@@ -91,17 +76,9 @@ def test_what_kubectl_says_becomes_one_sentence(monkeypatch, tmp_path, said, wor
     assert "\n" not in str(raised.value)
 
 
-def reachable():
-    try:
-        kubernetes.kubectl("get", "--raw", "/readyz")
-    except ClusterError:
-        return False
-    return True
-
-
 @pytest.fixture(scope="module")
 def real_cluster():
-    if not reachable():
+    if not kubernetes.answers():
         pytest.skip("no Kubernetes cluster: KUBECONFIG names none that answers")
 
 
@@ -115,7 +92,7 @@ def namespace(real_cluster):
 
 def test_kubernetes_runs_a_job_and_survives_a_killed_executor(real_cluster, job):
     with kubernetes.kubernetes() as running:
-        assert submit_and_kill_an_executor(running, running.kill, job, 20) == "2470"
+        assert cluster.submit_and_kill(job, [20], running, lambda: True, SMALL).strip() == "2470"
         namespace = running.namespace
     left = kubernetes.kubectl("get", "namespace", namespace, "--ignore-not-found", "--output=jsonpath={.status.phase}")
     assert left in ("", "Terminating")

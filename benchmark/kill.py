@@ -1,0 +1,56 @@
+"""Kill an executor in the middle of a training job, on the standalone cluster and on Kubernetes.
+
+python -m benchmark.kill          writes benchmark/results/kill.json
+"""
+
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmark import RESULTS, write
+from helpers import cluster, spark
+from helpers.kubernetes import ClusterError, kubernetes
+from helpers.spark import Manager
+
+TRAIN = Path(__file__).with_name("train.py")
+SIZE = {"spark.executor.cores": 1, "spark.executor.memory": "700m", "spark.executor.instances": 2, "spark.cores.max": 2}
+COPIES = 4
+
+
+def with_and_without(manager: Manager) -> dict[str, float]:
+    """Seconds and AUC of the job, left alone and with one executor killed."""
+    found = {}
+    for what in ("alone", "killed"):
+        with tempfile.TemporaryDirectory() as folder:
+            marker = Path(folder, "training")
+            arguments = [time.time(), COPIES, 1, marker]
+            if what == "alone":
+                printed = spark.submit(TRAIN, arguments, manager=manager, conf=SIZE)
+            else:
+                printed = cluster.submit_and_kill(TRAIN, arguments, manager, marker.exists, SIZE)
+            one = json.loads(printed.splitlines()[-1])
+            found |= {f"work_s_{what}": one["work_s"], f"auc_{what}": one["auc"]}
+    return found
+
+
+def main() -> int:
+    found = {}
+    try:
+        with contextlib.ExitStack() as stack:
+            standalone = stack.enter_context(cluster.standalone(workers=2, memory="900m"))
+            managers = {"standalone": standalone, "kubernetes": stack.enter_context(kubernetes())}
+            for name, manager in managers.items():
+                found[name] = with_and_without(manager)
+                print(name, found[name], flush=True)
+    except ClusterError as error:
+        print(error, file=sys.stderr)
+        return 2
+    write(RESULTS / "kill.json", found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
