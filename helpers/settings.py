@@ -111,6 +111,11 @@ def service_max_age() -> int:
     return _whole("WORKSHOP_SERVICE_MAX_AGE", 1800, 1, 86_400)
 
 
+def service_drain() -> int:
+    """Seconds for which the scoring service goes on when told to end (WORKSHOP_SERVICE_DRAIN). Raises SettingError."""
+    return _whole("WORKSHOP_SERVICE_DRAIN", 0, 0, 60)
+
+
 def _whole(name: str, default: int, least: int, most: int) -> int:
     text = os.environ.get(name) or str(default)
     if not (text.isdecimal() and least <= int(text) <= most):

@@ -1,6 +1,8 @@
 """`python -m service`: settings from the environment, a clear word when they do not do, SIGTERM ends it in order."""
 
+import asyncio
 import sys
+from types import FrameType
 
 import uvicorn
 
@@ -12,6 +14,25 @@ GRACE = 10  # seconds that open requests get after SIGTERM
 MOST_OPEN = 256  # connections and requests at once; beyond, the answer is 503
 
 
+class Server(uvicorn.Server):
+    """Told to end, it first answers for `drain` seconds more and asks every client to connect anew.
+
+    A load balancer needs a moment to take it off its list, and a connection that is closed while a request is on its
+    way is a failed request. A second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: int):
+        super().__init__(config)
+        self._drain = drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self._drain or self.config.app.state.draining:
+            super().handle_exit(sig, frame)
+            return
+        self.config.app.state.draining = True
+        asyncio.get_running_loop().call_later(self._drain, super().handle_exit, sig, frame)
+
+
 def main() -> int:
     try:
         config = Config(
@@ -21,12 +42,12 @@ def main() -> int:
             max_age=settings.service_max_age(),
         )
         app = create_app(config)
-        host, port = settings.service_host(), settings.service_port()
+        host, port, drain = settings.service_host(), settings.service_port(), settings.service_drain()
     except (settings.SettingError, ModelError) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"Listening on http://{host}:{port}, model {config.model.name}", flush=True)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -36,6 +57,7 @@ def main() -> int:
         limit_concurrency=MOST_OPEN,
         timeout_graceful_shutdown=GRACE,
     )
+    Server(config, drain).run()
     return 0
 
 

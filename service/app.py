@@ -65,6 +65,8 @@ class Gate:
         async def counted(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
+            if message["type"] == "http.response.start" and scope["app"].state.draining:
+                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
             await send(message)
 
         try:
@@ -98,6 +100,7 @@ def create_app(config: Config) -> FastAPI:
         store.close()
 
     app = FastAPI(title="Will it be late?", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.draining = False  # True: about to end, see __main__
     app.add_middleware(Gate, measures=measures)
     app.add_exception_handler(RequestValidationError, lambda _, error: problem(422, _sentence(error)))
     app.add_exception_handler(scoring.Refused, lambda _, error: problem(error.status, str(error)))

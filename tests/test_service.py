@@ -335,6 +335,21 @@ def test_a_new_model_is_taken_over_and_a_bad_one_is_not(content, model_file):
             assert running.ask("/predict", BY_FEATURES) == (200, second)
 
 
+def test_told_to_end_it_answers_on_and_asks_clients_to_connect_anew(model_file):
+    def asks_to_close():
+        with closing(http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)) as connection:
+            connection.request("POST", "/predict", json.dumps(BY_FEATURES), {"content-type": "application/json"})
+            response = connection.getresponse()
+            assert response.status == 200
+            return response.getheader("connection") == "close"
+
+    with service.running(model_file, WORKSHOP_SERVICE_DRAIN=3) as running:
+        assert not asks_to_close()
+        os.kill(running.child.pid, signal.SIGTERM)
+        assert until(asks_to_close, 2)
+        assert until(lambda: not running.child.running)
+
+
 def test_sigterm_lets_open_requests_finish(model_file):
     with service.running(model_file) as running:
         body = json.dumps(BY_FEATURES).encode()
