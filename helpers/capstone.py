@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from helpers import metrics, settings
-from helpers.processes import Child, ProcessError
+from helpers.processes import Child
 
 LIMIT = 600  # seconds for one process
 
@@ -28,8 +28,9 @@ def run(
 
     It fits the given `shares` of the rows, those above 1 only while a fit should take no more than `limit` seconds;
     `fits`, `cpu` and `loads` hold seconds by share, `start_s`, `peak_mb`. With `predict` also `coefficients`,
-    `probability`, `many_s` and `one_ms`; `suit` is a second script, whose numbers come back as `suit`. Kernels that obey OMP_NUM_THREADS get as many threads as `cores` says.
-    Raises ProcessError with the end of its log when it fails or has not ended after ten minutes.
+    `probability`, `many_s` and `one_ms`; `suit` is a second script, whose numbers come back as `suit`. Kernels that
+    obey OMP_NUM_THREADS get as many threads as `cores` says. Raises ProcessError with the end of the log when the
+    process fails or has not ended after ten minutes.
     """
     folder = settings.build_dir() / "capstone" / script.stem
     folder.mkdir(parents=True, exist_ok=True)
