@@ -66,7 +66,7 @@ def compete(job: dict) -> dict:
     """
     matrix = data.design_matrix("scheduled", job["scale"])
     found = {"fits": {}, "cpu": {}, "loads": {}, "skipped": []}
-    with metrics.PeakMemory(every=0.2) as memory:
+    with metrics.PeakMemory(every=0.5) as memory:
         start = time.perf_counter()
         script = _import(Path(job["script"]))
         with script.engine(job["cores"]) as engine:

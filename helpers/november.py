@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from unittest import mock
 
 import numpy as np
@@ -28,13 +29,19 @@ def flights(scale: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame, np.nd
     The columns are those of the feature set "scheduled", with `month`, `day` and `dest`; there is no key by which
     the answers could be looked up. Scale "tiny" has every tenth flight.
     """
-    frame = data.features("scheduled").drop(columns="id")
-    frame.insert(1, "day", data.labelled_flights()["day"].to_numpy())
+    frame = _flights()
     if settings.scale(scale) == "tiny":
         frame = frame.iloc[:: data.TINY_STEP]
     train, test = frame[frame["month"] < MONTH], frame[frame["month"] == MONTH]
     labels = test["late"].to_numpy()
     return train.reset_index(drop=True), test.drop(columns="late").reset_index(drop=True), labels
+
+
+@cache
+def _flights() -> pd.DataFrame:
+    frame = data.features("scheduled").drop(columns="id")
+    frame.insert(1, "day", data.labelled_flights()["day"].to_numpy())
+    return frame
 
 
 def judge(fit: Callable[[pd.DataFrame], Predict], scale: str | None = None) -> dict[str, object]:
