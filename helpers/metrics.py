@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import psutil
 from IPython.display import display
@@ -29,6 +28,8 @@ def record(name: str, value: float) -> None:
 
 def read(notebook: Path) -> dict[str, float]:
     """Every metric recorded in a notebook's outputs; the last value wins where a name comes twice."""
+    import nbformat  # here, because it takes a second: most of those who measure never read a notebook
+
     document = nbformat.read(notebook, as_version=4)
     found = {}
     for cell in document.cells:
