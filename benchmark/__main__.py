@@ -1,6 +1,6 @@
 """Measure the cluster managers that this machine has, in rounds, and write what was found to benchmark/results/.
 
-python -m benchmark [--managers local standalone yarn kubernetes] [--executors 1 2] [--copies 1 4] [--rounds 5]
+python -m benchmark [--managers local standalone yarn kubernetes] [--executors 1 2] [--copies 1 2] [--rounds 5]
 """
 
 import argparse
@@ -99,7 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmark", description=__doc__.splitlines()[0])
     parser.add_argument("--managers", nargs="+", choices=list(MANAGERS), default=list(MANAGERS))
     parser.add_argument("--executors", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--copies", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--copies", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS / "latest.json")
     options = parser.parse_args()
