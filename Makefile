@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 
-.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test
+.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -34,6 +34,9 @@ cluster-down: ## stop the containers; what they keep stays (VOLUMES=1: it goes t
 
 cluster-test: setup ## build, start, test and stop the cluster in containers (about ten minutes)
 	@PYTHONPATH=. $(VENV)/python scripts/cluster_test.py
+
+benchmark: setup ## compare local, Standalone, YARN and Kubernetes (by KUBECONFIG), then deploy the service there (40 minutes)
+	@$(VENV)/python -m benchmark && $(VENV)/python -m benchmark.kill && $(VENV)/python -m benchmark.deploy
 
 lock: setup ## for maintainers: write requirements.txt from pyproject.toml
 	@$(VENV)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
