@@ -1,0 +1,146 @@
+"""The manifests in k8s/: each fits its schema, a cluster accepts it, and Spark runs by them inside the cluster."""
+
+import contextlib
+import os
+import re
+import subprocess
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from helpers import kubernetes, spark
+from helpers.kubernetes import MANIFESTS, ClusterError
+
+pytestmark = pytest.mark.managers
+SCHEMA = "1.35"  # the version that they were applied to
+FILES = sorted(path.name for path in MANIFESTS.glob("*.yaml"))
+JOB = """
+from pyspark.sql import SparkSession
+spark = SparkSession.builder.getOrCreate()
+print("sum", spark.range(1001).groupBy().sum().first()[0])
+"""
+
+
+def documents(name: str) -> list[dict]:
+    return list(yaml.safe_load_all((MANIFESTS / name).read_text()))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_fits_the_schema(name):
+    for document in documents(name):
+        kubernetes_validate.validate(document, SCHEMA, strict=True)
+
+
+def test_a_wrong_manifest_does_not_fit():
+    (*_, deployment) = documents("prediction-service.yaml")
+    deployment["spec"]["replica"] = 2
+    with pytest.raises(kubernetes_validate.ValidationError, match="replica"):
+        kubernetes_validate.validate(deployment, SCHEMA, strict=True)
+
+
+def containers():
+    for name in FILES:
+        for document in documents(name):
+            template = document["spec"].get("template", document) if "spec" in document else {}
+            pod = template.get("spec", {})
+            for container in pod.get("containers", []) if isinstance(pod, dict) else []:
+                yield pytest.param(pod, container, id=f"{name}:{container['name']}")
+
+
+@pytest.mark.parametrize(("pod", "container"), list(containers()))
+def test_no_container_may_more_than_it_needs(pod, container):
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    if container["name"] != "spark":  # Spark itself writes the limits of its template's container
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        assert "memory" in container["resources"]["limits"]
+
+
+def test_the_role_lets_spark_make_pods_and_no_more():
+    _, role, _ = documents("spark-role.yaml")
+    (rule,) = role["rules"]
+    assert rule["apiGroups"] == [""]
+    assert "secrets" not in rule["resources"]
+    assert "*" not in rule["resources"] + rule["verbs"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    if not kubernetes.answers():
+        pytest.skip("no Kubernetes cluster: KUBECONFIG names none that answers")
+    with kubernetes.kubernetes() as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_cluster_accepts_it(cluster, name):
+    text = (MANIFESTS / name).read_text()
+    if name == "spark-pod.yaml":  # a template: only Spark gives it a name and an image
+        text = text.replace("metadata:", "metadata:\n  name: template").replace(
+            "- name: spark", "- name: spark\n      image: x"
+        )
+    cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "--filename=-", manifest=text)
+
+
+def test_a_cluster_refuses_a_field_that_it_does_not_know(cluster):
+    text = (MANIFESTS / "prediction-service.yaml").read_text().replace("replicas: 2", "replica: 2")
+    with pytest.raises(ClusterError, match="replica"):
+        cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "--filename=-", manifest=text)
+
+
+def test_a_job_whose_pod_is_the_driver(cluster, tmp_path):
+    (tmp_path / "job.py").write_text(JOB)
+    files = (f"--from-file={tmp_path / 'job.py'}", f"--from-file={MANIFESTS / 'spark-pod.yaml'}")
+    cluster.kubectl("create", "configmap", "job", *files)
+    cluster.apply("spark-submit-job.yaml")
+    cluster.kubectl("wait", "job/spark-driver", "--for=condition=complete", "--timeout=180s")
+    assert "sum 500500" in cluster.kubectl("logs", "job/spark-driver")
+
+
+def test_cluster_mode_starts_the_driver_in_a_pod(cluster):
+    """The script has to be in the image: here one of Spark's own examples."""
+    within = "local:///workshop/.venv/lib/python3.11/site-packages/pyspark/examples/src/main/python/pi.py"
+    conf = {key: value for key, value in cluster.conf.items() if not key.startswith("spark.driver.")}
+    conf |= {"spark.driver.memory": "700m", "spark.executor.memory": "700m", "spark.executor.instances": 1}
+    options = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
+    where = ["--master", cluster.url, "--deploy-mode", "cluster", "--name", "pi"]
+    subprocess.run(
+        [spark.home() / "bin" / "spark-submit", *where, *options, within],
+        env={**os.environ, **spark.environment(), **cluster.environment},
+        check=True,
+        capture_output=True,
+        timeout=240,
+    )
+    (driver,) = [pod for pod in cluster.pods("spark-role=driver") if pod["metadata"]["name"].startswith("pi-")]
+    assert driver["status"]["phase"] == "Succeeded"
+    assert re.search(r"Pi is roughly 3\.1", cluster.kubectl("logs", driver["metadata"]["name"]))
+
+
+@contextlib.contextmanager
+def forwarded(cluster, service: str, port: int):
+    """A port of this machine that leads to a service of the cluster."""
+    command = ["kubectl", "--namespace", cluster.namespace, "port-forward", f"service/{service}", f":{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
+        try:
+            yield re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())[1]
+        finally:
+            forward.terminate()
+
+
+def test_spark_connect_serves_a_session_from_outside(cluster):
+    cluster.kubectl("create", "configmap", "spark-pod", f"--from-file={MANIFESTS / 'spark-pod.yaml'}")
+    cluster.apply("spark-connect.yaml")
+    cluster.kubectl("rollout", "status", "deployment/spark-connect", "--timeout=180s")
+    with forwarded(cluster, "spark-connect", 15002) as port:
+        done = subprocess.run(
+            [spark.home() / "bin" / "spark-shell", "--remote", f"sc://127.0.0.1:{port}"],
+            input='println("sum " + spark.range(1001).selectExpr("sum(id)").collect().head)\n',
+            env={**os.environ, **spark.environment()},
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+    assert "sum [500500]" in done.stdout, done.stderr
