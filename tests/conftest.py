@@ -9,11 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from helpers import lessons, metrics, settings
+from helpers import kubernetes, lessons, metrics, settings
 
 # Outputs of lessons do not depend on where a developer's environment points.
 for name in [name for name in os.environ if name.startswith("WORKSHOP_")]:
     del os.environ[name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What asks for a real Kubernetes cluster is selected by -m kubernetes."""
+    for item in items:
+        if "real_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.kubernetes)
+
+
+@pytest.fixture(scope="session")
+def real_cluster() -> None:
+    if not kubernetes.answers():
+        pytest.skip("no Kubernetes cluster: KUBECONFIG names none that answers")
 
 
 @pytest.fixture(scope="session")

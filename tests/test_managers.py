@@ -76,12 +76,6 @@ def test_what_kubectl_says_becomes_one_sentence(monkeypatch, tmp_path, said, wor
     assert "\n" not in str(raised.value)
 
 
-@pytest.fixture(scope="module")
-def real_cluster():
-    if not kubernetes.answers():
-        pytest.skip("no Kubernetes cluster: KUBECONFIG names none that answers")
-
-
 @pytest.fixture
 def namespace(real_cluster):
     name = f"workshop-test-{os.getpid()}"

@@ -6,11 +6,15 @@ import re
 import subprocess
 
 import kubernetes_validate
+import numpy as np
 import pytest
 import yaml
 
+from benchmark.deploy import Deployment, contents
 from helpers import kubernetes, spark
 from helpers.kubernetes import MANIFESTS, ClusterError
+from helpers.service import Service
+from service.model import Model
 
 pytestmark = pytest.mark.managers
 SCHEMA = "1.35"  # the version that they were applied to
@@ -68,9 +72,7 @@ def test_the_role_lets_spark_make_pods_and_no_more():
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    if not kubernetes.answers():
-        pytest.skip("no Kubernetes cluster: KUBECONFIG names none that answers")
+def cluster(real_cluster):
     with kubernetes.kubernetes() as running:
         yield running
 
@@ -144,3 +146,16 @@ def test_spark_connect_serves_a_session_from_outside(cluster):
             timeout=180,
         )
     assert "sum [500500]" in done.stdout, done.stderr
+
+
+def test_the_service_scores_the_rows_that_ignite_holds(cluster):
+    first, _, matrix = contents()
+    Deployment(cluster).start(first, matrix)
+    flights = [{"id": int(key)} for key in matrix.id_test[:20]]
+    with forwarded(cluster, "prediction", 80) as port:
+        status, answer = Service(int(port), None).ask("/predict", {"flights": flights, "live": "never"})
+    assert status == 200
+    assert {one["source"] for one in answer["predictions"]} == {"store"}
+    coefficients, intercept = Model(first).weights["scheduled"]
+    expected = 1 / (1 + np.exp(-(matrix.X_test[:20] @ coefficients + intercept)))
+    np.testing.assert_allclose([one["probability"] for one in answer["predictions"]], expected, atol=1e-9)
