@@ -78,6 +78,10 @@ class Child:
                 )
             time.sleep(0.05)
 
+    def wait(self) -> int:
+        """Wait until it ends by itself; its exit status, 128 + signal where a signal ended it."""
+        return self._guard.wait()
+
     def kill(self) -> None:
         """`kill -9`, as a crash would end it; returns when it is gone."""
         os.kill(self.pid, signal.SIGKILL)

@@ -4,8 +4,8 @@ import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from pathlib import Path
 import findspark
 
 from helpers import jvm, settings
+from helpers.processes import Child
 
 if settings.spark_home():
     findspark.init(settings.spark_home())
@@ -183,7 +184,7 @@ def submit(
     manager: Manager | None = None,
     conf: Mapping[str, object] | None = None,
 ) -> str:
-    """Run a script by spark-submit in processes of its own, and return what it printed.
+    """Run a script by spark-submit in processes that end with this one, and return what it printed.
 
     It runs on `manager`, else on `master`, else where the settings say, else on local[2]. `py_files` are Python
     modules that the script and its workers import; `conf` has Spark's settings, and has the last word. Raises
@@ -193,13 +194,15 @@ def submit(
     given = configuration(memory) | {"spark.submit.pyFiles": ",".join(map(str, py_files))}
     given |= {**manager.conf, **(conf or {})}
     options = [part for key, value in given.items() for part in ("--conf", f"{key}={value}")]
-    done = subprocess.run(
-        [home() / "bin" / "spark-submit", "--master", manager.url, *options, script, *map(str, arguments)],
-        env={**os.environ, **environment(), **manager.environment},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode:
-        raise RuntimeError(f"spark-submit {script.name} failed:\n{(done.stderr + done.stdout)[-2000:]}")
-    return done.stdout
+    command = [home() / "bin" / "spark-submit", "--master", manager.url, *options, script, *arguments]
+    with tempfile.TemporaryDirectory(dir=folder("logs")) as place:
+        printed = Path(place, "stdout")
+        split = ["/bin/sh", "-c", 'exec "$@" > "$0"', printed]  # what it prints apart from what it complains of
+        child = Child([*split, *command], log=Path(place, "stderr"), env={**environment(), **manager.environment})
+        try:
+            failed = child.wait()
+        finally:
+            child.stop()
+        if failed:
+            raise RuntimeError(f"spark-submit {script.name} failed:\n{(child.output() + printed.read_text())[-2000:]}")
+        return printed.read_text()

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pyspark
 import pytest
-from watch import nothing_left, open_to_the_world
+from watch import below, nothing_left, open_to_the_world, until
 
 from helpers import cluster, settings, spark
 from helpers.processes import ProcessError
@@ -100,6 +101,34 @@ def test_submit_returns_the_output_and_explains_failures(tmp_path):
     assert spark.submit(script, [42], master="local[1]", memory="512m").strip() == "42"
     with pytest.raises(RuntimeError, match=r"spark-submit job.py failed:(.|\n)*invalid literal"):
         spark.submit(script, ["many"], master="local[1]", memory="512m")
+
+
+WAITING = """
+import sys, time
+from pathlib import Path
+from pyspark.sql import SparkSession
+SparkSession.builder.getOrCreate()
+Path(sys.argv[1]).touch()
+time.sleep(600)
+"""
+PARENT = """
+import sys
+from pathlib import Path
+from helpers import spark
+spark.submit(Path(sys.argv[1]), [sys.argv[2]], master="local[1]", memory="512m")
+"""
+
+
+def test_a_submitted_job_ends_with_the_python_that_waits_for_it(tmp_path):
+    script, begun = tmp_path / "job.py", tmp_path / "begun"
+    script.write_text(WAITING)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, script, begun], cwd=settings.ROOT)
+    assert until(begun.exists, 90)
+    started = below(parent.pid)
+    assert any("SparkSubmit" in " ".join(process.cmdline()) for process in started)
+    parent.kill()
+    parent.wait()
+    assert psutil.wait_procs(started, timeout=30)[1] == []
 
 
 def test_findspark_takes_an_installed_spark(tmp_path):
