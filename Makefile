@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 
-.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark
+.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark learner progress site slides
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -16,8 +16,11 @@ run: setup ## execute every lesson on all the data and build the pages (SCALE=ti
 	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m helpers.doctor
 	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m helpers.lessons
 
-lab: setup ## open JupyterLab on the lessons
-	@$(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks
+lab: setup ## open JupyterLab on the learner copies; the full lessons lie beside them
+	@$(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir . --LabApp.default_url=/lab/tree/learner
+
+progress: setup ## which exercises of the learner copies are done
+	@$(VENV)/python -m helpers.progress
 
 test: setup ## run all tests (about 30 minutes on two cores)
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check .
@@ -39,11 +42,14 @@ benchmark: setup ## compare local, Standalone, YARN and Kubernetes (by KUBECONFI
 	@$(VENV)/python -m benchmark && $(VENV)/python -m benchmark.kill && $(VENV)/python -m benchmark.deploy
 
 lock: setup ## for maintainers: write requirements.txt from pyproject.toml
-	@$(VENV)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	@$(VENV)/uv pip compile pyproject.toml --extra dev --extra site --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --quiet --output-file requirements.txt
 
 store: setup ## for maintainers: run every lesson at full scale and keep the outputs in notebooks/
 	@$(VENV)/python -m helpers.lessons --scale full --store && $(VENV)/python scripts/pictures.py
+
+learner: setup ## for maintainers: write the learner copies anew from the lessons
+	@$(VENV)/python -m helpers.learner
 
 clean: ## delete everything generated but the virtual environment
 	@rm -rf build

@@ -127,7 +127,7 @@ def locked_versions() -> dict[str, str]:
     import tomllib
 
     project = tomllib.loads((settings.ROOT / "pyproject.toml").read_text())["project"]
-    pins = project["dependencies"] + project["optional-dependencies"]["dev"]
+    pins = sum(project["optional-dependencies"].values(), start=project["dependencies"])
     wanted = [pin for pin in map(Requirement, pins) if pin.marker is None or pin.marker.evaluate()]
     return {pin.name: str(pin.specifier).removeprefix("==") for pin in wanted}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
 NOTEBOOKS = ROOT / "notebooks"
+LEARNER = ROOT / "learner"
 JVM = ROOT / "jvm"
 SCALES = ("tiny", "full")
 DEVICES = ("cpu", "gpu")
@@ -145,6 +146,11 @@ def _addresses(name: str, example: str) -> list[tuple[str, int]]:
 def image() -> str:
     """The workshop's container image as a Kubernetes cluster knows it (WORKSHOP_IMAGE); else what docker/ builds."""
     return os.environ.get("WORKSHOP_IMAGE") or "workshop:local"
+
+
+def session() -> str | None:
+    """Path of the notebook that this kernel was started for (JPY_SESSION_NAME, which Jupyter sets), or None."""
+    return os.environ.get("JPY_SESSION_NAME") or None
 
 
 def python_path() -> list[str]:

@@ -6,6 +6,7 @@ import sys
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers import exercises, metrics, plots
@@ -64,8 +65,39 @@ def test_peak_memory_counts_children():
         ("JFK", "EWR", False, "'JFK' is not the expected one"),
         (4, lambda answer: answer % 2 == 0, True, "right"),
         (3, lambda answer: answer % 2 == 0, False, "does not pass the check"),
-        ("many", 0.5, False, "the check could not use your answer (ValueError"),
-        (float("nan"), 0.5, False, "off by nan"),
+        (3, lambda answer: answer["a"] > 2, False, "the check could not use your answer (TypeError"),
+        (["a", "b"], 0.5, False, "the check could not use your answer (ValueError"),
+        (None, 0.5, False, "the answer is None"),
+        ("many", 0.5, False, "the answer is the text 'many', it should be a number"),
+        ({"a": 1}, 0.5, False, "a dict, it should be a number"),
+        (abs, 0.5, False, "call it"),
+        (pd.Series([0.5]), 0.5, False, "a Series of shape (1,), it should be a number: take the number out"),
+        (pd.Series([1.0, 2.0]), np.array([1.0, 2.0]), True, "right"),
+        (pd.DataFrame({"a": [1, 2]}), np.array([1.0, 2.0]), False, "DataFrame of shape (2, 1), it should be an array"),
+        (np.array([[1.0], [2.0]]), np.array([1.0, 2.0]), False, "The numbers may be right"),
+        (float("nan"), 0.5, False, "the answer is NaN"),
+        (float("nan"), lambda answer: answer > 0, False, "the answer is NaN"),
+        (float("inf"), 0.5, False, "the answer is infinite"),
+        ([1, float("nan")], np.array([1.0, 2.0]), False, "1 of 2 numbers are NaN"),
+        (-0.7, 0.7, False, "off by 1.4 (allowed: 1e-06): the sign is the wrong way round"),
+        (70, 0.7, False, "100 times too large: per cent"),
+        (0.7, 70, False, "100 times too small: a share"),
+        (1 / 0.7, 0.7, False, "the reciprocal"),
+        (0.3, 0.7, False, "one minus the right number"),
+        (0.49, 0.7, False, "the square of"),
+        (24_000, 3_000, False, "8 times too large"),
+        (101, np.int64(100), False, "one too many"),
+        ([3, 2], np.array([2.0, 3.0]), False, "their order is not"),
+        (0.33, 1 / 3, False, "it looks rounded"),
+        (0.5, 0.61803, False, "off by 0.118 (allowed: 1e-06)."),
+        (np.str_("EWR"), "EWR", True, "right"),
+        (" ewr", "EWR", False, "Only spaces or capital letters differ"),
+        (["EWR"], "EWR", False, "a list, it should be a str"),
+        (np.array(["e", "g"]), ["e", "g"], False, "a ndarray, it should be a list"),
+        (["g", "e"], ["e", "g"], False, "Only the order is wrong"),
+        (["e"], ["e", "g"], False, "Its length is 1, it should be 2"),
+        (["The AUC does not beat it."], [], False, "['The AUC does not beat it.'] is not the expected one"),
+        ("x" * 1000, "y", False, "x... is not the expected one"),
         (..., 0.5, False, "not answered yet"),
     ],
 )
