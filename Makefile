@@ -19,6 +19,9 @@ run: setup ## execute every lesson on all the data and build the pages (SCALE=ti
 lab: setup ## open JupyterLab on the learner copies; the full lessons lie beside them
 	@$(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir . --LabApp.default_url=/lab/tree/learner
 
+site: setup ## pages of all lessons as they are stored, with search and glossary, in build/site
+	@$(VENV)/python -m helpers.pages
+
 progress: setup ## which exercises of the learner copies are done
 	@$(VENV)/python -m helpers.progress
 

@@ -1,0 +1,119 @@
+"""The site: lessons with their stored outputs, glossary and documents as pages, built without running anything."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+from helpers import settings
+from helpers.lessons import notebooks
+
+DOCS = settings.ROOT / "docs"
+TERM = re.compile(r"^(?! )(?!`{3}|:)(\S.*)\n(?=  \S)", re.M)
+LOCAL_LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
+
+
+def documents() -> list[Path]:
+    """The Markdown files that become pages, README.md first."""
+    found = [*settings.ROOT.glob("*.md"), *settings.ROOT.glob("*/README.md")]
+    return sorted(found, key=lambda path: (path != settings.ROOT / "README.md", path))
+
+
+def build(target: Path) -> int:
+    """Build the site into a folder; warnings are errors. The exit status of Sphinx."""
+    source = settings.build_dir() / "site-source"
+    stage(source)
+    shutil.rmtree(target, ignore_errors=True)  # so that no page of yesterday's stays
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-c", str(DOCS)]
+    done = subprocess.run([*command, "-d", str(source.parent / "site-cache"), str(source), str(target)])
+    return done.returncode
+
+
+def stage(source: Path) -> None:
+    """Lay out what Sphinx reads: the repository's own layout, so that links between files keep working."""
+    shutil.rmtree(source, ignore_errors=True)
+    for lesson in notebooks():
+        _write(source / "notebooks" / lesson.name, nbformat.writes(page_of(lesson)))
+        for folder in ("notebooks", "learner"):
+            _copy(settings.ROOT / folder / lesson.name, source / "downloads" / folder / lesson.name)
+    pages = documents()
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for link in LOCAL_LINK.findall(text):
+            linked = (page.parent / link[0]).resolve()
+            if linked.is_file() and linked not in pages and linked.suffix != ".ipynb":
+                _copy(linked, source / linked.relative_to(settings.ROOT))
+        name = page.relative_to(settings.ROOT)
+        _write(source / name, text) if page != pages[0] else _write(source / "index.md", front(text, pages[1:]))
+    _write(source / "docs" / "glossary.md", glossary())
+
+
+def front(readme: str, others: list[Path]) -> str:
+    """The README as the first page, with the table of contents that the sidebar shows."""
+    names = "\n".join(str(page.relative_to(settings.ROOT).with_suffix("")) for page in others)
+    lessons = "```{toctree}\n:hidden:\n:glob:\n:caption: Lessons\n\nnotebooks/*\n```\n"
+    return f"{readme}\n{lessons}\n```{{toctree}}\n:hidden:\n:caption: Beside the lessons\n\ndocs/glossary\n{names}\n```\n"
+
+
+def page_of(lesson: Path) -> nbformat.NotebookNode:
+    """A lesson as MyST-NB is to read it: outputs of known types only, solutions collapsed, files to download."""
+    notebook = nbformat.read(lesson, as_version=4)
+    for cell in notebook.cells:
+        if "solution" in cell.metadata.get("tags", []):
+            cell.metadata["tags"].append("hide-input")
+        for output in cell.get("outputs", []):
+            for mime in [mime for mime in output.get("data", {}) if mime.startswith("application/vnd.workshop")]:
+                del output.data[mime]  # its plain text stays
+    files = f"{{download}}`full lesson <../downloads/notebooks/{lesson.name}>`"
+    copy = f"{{download}}`your copy, without solutions <../downloads/learner/{lesson.name}>`"
+    note = f"Download: {files} · {copy}. They run in a checkout of the workshop, in `notebooks/` and `learner/`."
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note, id="downloads"))
+    notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    return notebook
+
+
+def glossary() -> str:
+    """The glossary, with links to the lessons that use a term."""
+    prose = {lesson: _prose(lesson) for lesson in notebooks()}
+
+    def with_lessons(entry: re.Match) -> str:
+        links = [f"[{lesson.stem[:2]}](../notebooks/{lesson.name})" for lesson in uses(entry[1], prose)]
+        return f"{entry[0].rstrip()} {'Lesson' if len(links) == 1 else 'Lessons'} {', '.join(links)}.\n"
+
+    return re.sub(TERM.pattern + r"(?:  .+\n?)+", with_lessons, (DOCS / "glossary.md").read_text(), flags=re.M)
+
+
+def uses(term: str, prose: dict[Path, str]) -> list[Path]:
+    """The lessons whose prose has a term of the glossary; what stands in brackets is left aside."""
+    word = re.sub(r" \(.*\)", "", term).casefold()
+    return [lesson for lesson, text in prose.items() if re.search(rf"\b{re.escape(word)}", text)]
+
+
+def _prose(lesson: Path) -> str:
+    cells = nbformat.read(lesson, as_version=4).cells
+    return " ".join(" ".join(cell.source.split()) for cell in cells if cell.cell_type == "markdown").casefold()
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _copy(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)
+
+
+def main() -> int:
+    target = settings.build_dir() / "site"
+    status = build(target)
+    if status == 0:
+        print(f"{len(list(target.rglob('*.html')))} pages. Open {target / 'index.html'}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
