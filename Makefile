@@ -22,6 +22,9 @@ lab: setup ## open JupyterLab on the learner copies; the full lessons lie beside
 site: setup ## pages of all lessons as they are stored, with search and glossary, in build/site
 	@$(VENV)/python -m helpers.pages
 
+slides: setup ## a deck of slides for each lesson, in build/slides
+	@$(VENV)/python -m helpers.slides
+
 progress: setup ## which exercises of the learner copies are done
 	@$(VENV)/python -m helpers.progress
 

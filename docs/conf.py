@@ -1,6 +1,12 @@
 """How Sphinx makes the site (make site): stored outputs, no network, mathematics as MathML."""
 
-from docutils.utils.math.latex2mathml import tex2mathml
+import sys
+from pathlib import Path
+
+from docutils.nodes import SkipNode
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from helpers import mathml
 
 project = "Machine learning with the Apache ecosystem"
 html_title = "ML with the Apache ecosystem"
@@ -13,37 +19,24 @@ nb_code_prompt_hide = "Hide the solution"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 highlight_language = "none"
+suppress_warnings = ["misc.highlighting_failure", "myst.header"]  # unknown languages stay plain; levels may be skipped
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
+html_favicon = "favicon.svg"
 
 
-def inline_math(translator, node):
-    translator.body.append(tex2mathml(node.astext()))
-
-
-def block_math(translator, node):
-    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
-
-
-def nothing(translator, node):
-    pass
-
-
-def skip_children(visit):
-    from docutils.nodes import SkipNode
-
-    def visit_and_skip(translator, node):
-        visit(translator, node)
+def formula(block):
+    def visit(translator, node):
+        translator.body.append(mathml.html(node.astext(), block))
         raise SkipNode
 
-    return visit_and_skip
+    return visit, None
 
 
 def setup(app):
-    app.add_html_math_renderer("mathml", (skip_children(inline_math), nothing), (skip_children(block_math), nothing))
-
-
-html_math_renderer = "mathml"
+    app.add_html_math_renderer("mathml", formula(block=False), formula(block=True))

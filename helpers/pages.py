@@ -1,5 +1,6 @@
 """The site: lessons with their stored outputs, glossary and documents as pages, built without running anything."""
 
+import html
 import re
 import shutil
 import subprocess
@@ -8,18 +9,19 @@ from pathlib import Path
 
 import nbformat
 
-from helpers import settings
+from helpers import learner, settings
 from helpers.lessons import notebooks
 
 DOCS = settings.ROOT / "docs"
 TERM = re.compile(r"^(?! )(?!`{3}|:)(\S.*)\n(?=  \S)", re.M)
-LOCAL_LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
+LOCAL_LINK = re.compile(r"\[([^]]*)\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
 def documents() -> list[Path]:
     """The Markdown files that become pages, README.md first."""
-    found = [*settings.ROOT.glob("*.md"), *settings.ROOT.glob("*/README.md")]
-    return sorted(found, key=lambda path: (path != settings.ROOT / "README.md", path))
+    readme = settings.ROOT / "README.md"
+    others = {*settings.ROOT.glob("*.md"), *settings.ROOT.glob("[!.]*/README.md")} - {readme}
+    return [readme, *sorted(page for page in others if settings.build_dir() not in page.parents)]
 
 
 def build(target: Path) -> int:
@@ -37,14 +39,16 @@ def stage(source: Path) -> None:
     shutil.rmtree(source, ignore_errors=True)
     for lesson in notebooks():
         _write(source / "notebooks" / lesson.name, nbformat.writes(page_of(lesson)))
-        for folder in ("notebooks", "learner"):
-            _copy(settings.ROOT / folder / lesson.name, source / "downloads" / folder / lesson.name)
+        _copy(lesson, source / "downloads" / "notebooks" / lesson.name)
+        _write(source / "downloads" / "learner" / lesson.name, learner.copy(lesson))
     pages = documents()
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        for link in LOCAL_LINK.findall(text):
-            linked = (page.parent / link[0]).resolve()
-            if linked.is_file() and linked not in pages and linked.suffix != ".ipynb":
+        for words, link in LOCAL_LINK.findall(text):
+            linked = (page.parent / link).resolve()
+            if linked.is_dir():  # a site has pages and files only
+                text = text.replace(f"[{words}]({link})", words)
+            elif linked.is_file() and linked not in pages and linked.suffix != ".ipynb":
                 _copy(linked, source / linked.relative_to(settings.ROOT))
         name = page.relative_to(settings.ROOT)
         _write(source / name, text) if page != pages[0] else _write(source / "index.md", front(text, pages[1:]))
@@ -53,9 +57,13 @@ def stage(source: Path) -> None:
 
 def front(readme: str, others: list[Path]) -> str:
     """The README as the first page, with the table of contents that the sidebar shows."""
-    names = "\n".join(str(page.relative_to(settings.ROOT).with_suffix("")) for page in others)
-    lessons = "```{toctree}\n:hidden:\n:glob:\n:caption: Lessons\n\nnotebooks/*\n```\n"
-    return f"{readme}\n{lessons}\n```{{toctree}}\n:hidden:\n:caption: Beside the lessons\n\ndocs/glossary\n{names}\n```\n"
+    lessons = [f"{lesson.stem[:2]} {_title(lesson)} <notebooks/{lesson.stem}>" for lesson in notebooks()]
+    beside = ["docs/glossary", *(str(page.relative_to(settings.ROOT).with_suffix("")) for page in others)]
+    trees = [
+        "\n".join(["```{toctree}", ":hidden:", f":caption: {title}", "", *entries, "```"])
+        for title, entries in (("Lessons", lessons), ("Beside the lessons", beside))
+    ]
+    return "\n".join([readme, *trees])
 
 
 def page_of(lesson: Path) -> nbformat.NotebookNode:
@@ -67,6 +75,8 @@ def page_of(lesson: Path) -> nbformat.NotebookNode:
         for output in cell.get("outputs", []):
             for mime in [mime for mime in output.get("data", {}) if mime.startswith("application/vnd.workshop")]:
                 del output.data[mime]  # its plain text stays
+            if "image/png" in output.get("data", {}):
+                output.data = {"text/html": figure(output)}  # MyST-NB would leave the alternative text out
     files = f"{{download}}`full lesson <../downloads/notebooks/{lesson.name}>`"
     copy = f"{{download}}`your copy, without solutions <../downloads/learner/{lesson.name}>`"
     note = f"Download: {files} · {copy}. They run in a checkout of the workshop, in `notebooks/` and `learner/`."
@@ -90,6 +100,17 @@ def uses(term: str, prose: dict[Path, str]) -> list[Path]:
     """The lessons whose prose has a term of the glossary; what stands in brackets is left aside."""
     word = re.sub(r" \(.*\)", "", term).casefold()
     return [lesson for lesson, text in prose.items() if re.search(rf"\b{re.escape(word)}", text)]
+
+
+def figure(output: nbformat.NotebookNode) -> str:
+    """A stored figure as HTML, with the alternative text that plots.show gave it."""
+    alt = html.escape(output.metadata["image/png"]["alt"])
+    return f'<img alt="{alt}" src="data:image/png;base64,{"".join(output.data["image/png"].split())}">'
+
+
+def _title(lesson: Path) -> str:
+    first = nbformat.read(lesson, as_version=4).cells[0].source
+    return first.splitlines()[0].removeprefix("# ")
 
 
 def _prose(lesson: Path) -> str:

@@ -1,0 +1,218 @@
+"""The site and the slides: built without a warning, complete, every link alive, and looked at in a browser."""
+
+import functools
+import http.server
+import re
+import shutil
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+
+import pytest
+from bs4 import BeautifulSoup
+
+from helpers import lessons, pages, settings, slides
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+STEMS = [lesson.stem for lesson in lessons.notebooks()]
+HIDDEN = 40  # pixels of a slide below the screen's edge that one may have to scroll to; a tenth of it
+
+
+@pytest.fixture(scope="module")
+def built():
+    """Folder with site/ and slides/, built once."""
+    folder = settings.build_dir() / "tests" / "pages"
+    assert pages.build(folder / "site") == 0
+    slides.build(folder / "slides")
+    return folder
+
+
+@functools.cache
+def soup(path: Path) -> BeautifulSoup:
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+def html_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.html"))
+
+
+def test_every_lesson_and_document_is_a_page(built):
+    documents = [page.relative_to(settings.ROOT).with_suffix(".html") for page in pages.documents()[1:]]
+    expected = {*map(str, documents), "index.html", "docs/glossary.html", *(f"notebooks/{stem}.html" for stem in STEMS)}
+    found = {str(path.relative_to(built / "site")) for path in html_files(built / "site")}
+    assert expected <= found
+    side = soup(built / "site" / "index.html").find(class_="sidebar-tree")
+    assert {link["href"] for link in side.find_all("a")} == expected - {"index.html"}
+
+
+def test_no_link_is_dead_and_nothing_is_loaded_from_elsewhere(built):
+    dead = []
+    for path in html_files(built):
+        here = path.as_uri()
+        for tag, attribute in (("a", "href"), ("link", "href"), ("img", "src"), ("script", "src"), ("form", "action")):
+            for element in soup(path).find_all(tag, **{attribute: True}):
+                address, anchor = urldefrag(urljoin(here, element[attribute]).split("?")[0])
+                if address.startswith("file://"):
+                    file = Path(unquote(address.removeprefix("file://")))
+                    lost = anchor and file.suffix == ".html" and not soup(file).find(id=unquote(anchor))
+                    if not file.is_file() or lost:
+                        dead.append((path.name, element[attribute]))
+                elif tag != "a" and not address.startswith("data:"):
+                    dead.append((path.name, element[attribute]))
+    assert dead == []
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_page_shows_what_is_stored(built, stem):
+    page = soup(built / "site" / "notebooks" / f"{stem}.html")
+    stored = lessons.nbformat.read(settings.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
+    data = [
+        output.metadata
+        for cell in stored.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    figures = page.select(".cell_output img")
+    assert [figure["alt"] for figure in figures] == [one["image/png"]["alt"] for one in data]
+    solutions = [cell for cell in stored.cells if "solution" in cell.metadata.get("tags", [])]
+    collapsed = page.select("details.hide")
+    assert len(collapsed) == len(solutions)
+    assert not [one for one in collapsed if one.has_attr("open")]
+    offered = {Path(link["href"]).name for link in page.find_all("a", class_="download")}
+    assert offered == {f"{stem}.ipynb"}
+    assert "$" not in " ".join(text.get_text() for text in page.select("article p:not(:has(code))"))
+
+
+def test_downloads_are_the_files_themselves(built):
+    for stem in STEMS:
+        page = built / "site" / "notebooks" / f"{stem}.html"
+        links = [page.parent / link["href"] for link in soup(page).find_all("a", class_="download")]
+        originals = [settings.ROOT / folder / f"{stem}.ipynb" for folder in ("notebooks", "learner")]
+        assert [link.read_bytes() for link in links] == [original.read_bytes() for original in originals]
+
+
+def test_the_glossary_speaks_of_the_lessons_words(built):
+    terms = pages.TERM.findall((pages.DOCS / "glossary.md").read_text())
+    assert len(terms) >= 40
+    assert terms == sorted(terms, key=str.casefold)
+    prose = {lesson: pages._prose(lesson) for lesson in lessons.notebooks()}
+    assert [term for term in terms if not pages.uses(term, prose)] == []
+    entries = soup(built / "site" / "docs" / "glossary.html").select("dl.glossary dd")
+    assert len(entries) == len(terms)
+    assert all(entry.find("a", href=re.compile("notebooks/")) for entry in entries)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_deck_has_the_lessons_headings_and_no_solution(built, stem):
+    page = soup(built / "slides" / f"{stem}.html")
+    stored = lessons.nbformat.read(settings.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
+    prose = "\n".join(cell.source for cell in stored.cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^##? (.+)", re.sub(r"^```.*?^```", "", prose, flags=re.S | re.M), flags=re.M)
+    columns = page.select(".slides > section")
+    assert [column.find(["h1", "h2"]).get_text() for column in columns] == [text.replace("`", "") for text in headings]
+    code = page.find(class_="slides").get_text()
+    for cell in stored.cells:
+        if "solution" in cell.metadata.get("tags", []):
+            assert cell.source not in code
+    assert all(image["alt"] for image in page.find_all("img"))
+
+
+@pytest.fixture(scope="module")
+def server(built):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(built))) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip("no chromium in PATH: the pages are not looked at in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=program, args=["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        )
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def tab(browser, server):
+    """A page of the browser and everything that went wrong in it; no request may leave this machine."""
+    page, wrong = browser.new_page(viewport={"width": 1280, "height": 720}), []
+    page.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    page.on("response", lambda answer: answer.status >= 400 and wrong.append(f"{answer.status}: {answer.url}"))
+    outside = lambda url: not url.startswith((server, "data:", "blob:"))  # noqa: E731
+    page.on("request", lambda request: outside(request.url) and wrong.append(f"leaves: {request.url}"))
+    yield page, wrong
+    page.close()
+
+
+BAD_IMAGES = (
+    "[...document.images].filter(i => !i.complete || !i.naturalWidth || !i.alt.trim()).map(i => i.src.slice(0, 99))"
+)
+WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.mark.browser
+def test_every_page_opens_in_a_browser(built, server, tab):
+    page, wrong = tab
+    for path in html_files(built / "site"):
+        page.goto(server + str(path.relative_to(built)), wait_until="load")
+        assert page.title()
+        assert page.evaluate(BAD_IMAGES) == [], path.name
+        assert page.evaluate(WIDE) <= 0, f"{path.name} is wider than the window"
+        assert wrong == [], path.name
+
+
+@pytest.mark.browser
+def test_search_finds_a_word(server, tab):
+    page, wrong = tab
+    page.goto(f"{server}site/index.html")
+    page.locator(".sidebar-search").fill("watermark")
+    page.locator(".sidebar-search").press("Enter")
+    found = page.locator("#search-results li a")
+    found.first.wait_for(timeout=10_000)
+    page.wait_for_function("document.querySelector('#search-results p')?.textContent.includes('found')")
+    assert {"Glossary", "Predict while it happens with Kafka, Spark and Ignite"} <= set(found.all_inner_texts())
+    assert wrong == []
+
+
+@pytest.mark.browser
+def test_a_solution_opens_when_it_is_asked_for(server, tab):
+    page, wrong = tab
+    page.goto(f"{server}site/notebooks/{STEMS[0]}.html")
+    solution = page.locator("details.hide").first
+    assert not solution.locator(".highlight").first.is_visible()
+    solution.locator("summary").click()
+    assert solution.locator(".highlight").first.is_visible()
+    assert wrong == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_deck_opens_and_its_slides_fit(server, tab, stem):
+    page, wrong = tab
+    page.goto(f"{server}slides/{stem}.html")
+    page.wait_for_function("window.Reveal && Reveal.isReady()")
+    tall = page.evaluate(
+        """() => Reveal.getSlides().map(slide => {
+            Reveal.slide(...Object.values(Reveal.getIndices(slide)).slice(0, 2));
+            return [slide.innerText.slice(0, 40), slide.scrollHeight - slide.clientHeight];
+        }).filter(([_, hidden]) => hidden > HIDDEN)""".replace("HIDDEN", str(HIDDEN))
+    )
+    assert tall == []
+    assert page.evaluate(BAD_IMAGES) == []
+    assert wrong == []
