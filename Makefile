@@ -57,5 +57,5 @@ store: setup ## for maintainers: run every lesson at full scale and keep the out
 learner: setup ## for maintainers: write the learner copies anew from the lessons
 	@$(VENV)/python -m helpers.learner
 
-clean: ## delete everything generated but the virtual environment
+clean: ## delete everything generated (your progress, too) but the virtual environment
 	@rm -rf build

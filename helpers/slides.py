@@ -20,7 +20,7 @@ from helpers import mathml, settings
 from helpers.lessons import notebooks
 from helpers.pages import figure
 
-LINES = 15  # of prose on a slide; everything else is measured in these
+LINES = 17  # of prose on a slide; everything else is measured in these
 WIDTH = 88  # characters of prose in a line
 CODE = 0.62  # a line of code is lower
 LONG = 22  # lines of code that are set in smaller type

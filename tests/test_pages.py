@@ -173,8 +173,25 @@ def test_every_page_opens_in_a_browser(built, server, tab):
         page.goto(server + str(path.relative_to(built)), wait_until="load")
         assert page.title()
         assert page.evaluate(BAD_IMAGES) == [], path.name
-        assert page.evaluate(WIDE) <= 0, f"{path.name} is wider than the window"
+        for width in (1280, 390):  # a laptop, a phone
+            page.set_viewport_size({"width": width, "height": 720})
+            assert page.evaluate(WIDE) <= 0, f"{path.name} is wider than a window of {width} pixels"
         assert wrong == [], path.name
+
+
+@pytest.mark.browser
+def test_the_watch_sees_what_is_wrong(server, tab):
+    """A missing file, a picture from elsewhere without a text, an error: each must be noticed by the tests here."""
+    page, wrong = tab
+    page.goto(f"{server}site/index.html")
+    page.set_content(
+        f"""<img src="http://pictures.example/a.png"><link rel="stylesheet" href="{server}site/missing.css">
+        <script>setTimeout(() => {{ throw new Error("stopped") }}, 0)</script>"""
+    )
+    page.wait_for_timeout(500)
+    assert {"leaves: http://pictures.example/a.png", "failed: http://pictures.example/a.png"} <= set(wrong)
+    assert {f"404: {server}site/missing.css", "stopped"} <= set(wrong)
+    assert page.evaluate(BAD_IMAGES) == ["http://pictures.example/a.png"]
 
 
 @pytest.mark.browser
