@@ -1,6 +1,7 @@
 """The site: lessons with their stored outputs, glossary and documents as pages, built without running anything."""
 
 import html
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from helpers.lessons import notebooks
 
 DOCS = settings.ROOT / "docs"
 TERM = re.compile(r"^(?! )(?!`{3}|:)(\S.*)\n(?=  \S)", re.M)
-LOCAL_LINK = re.compile(r"\[([^]]*)\]\(([^)#:]+)(?:#[^)]*)?\)")
+LOCAL_LINK = re.compile(r"\[([^]]*)\]\(([^)#:]+)(#[^)]*)?\)")
 
 
 def documents() -> list[Path]:
@@ -42,17 +43,27 @@ def stage(source: Path) -> None:
         _copy(lesson, source / "downloads" / "notebooks" / lesson.name)
         _write(source / "downloads" / "learner" / lesson.name, learner.copy(lesson))
     pages = documents()
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        for words, link in LOCAL_LINK.findall(text):
-            linked = (page.parent / link).resolve()
-            if linked.is_dir():  # a site has pages and files only
-                text = text.replace(f"[{words}]({link})", words)
-            elif linked.is_file() and linked not in pages and linked.suffix != ".ipynb":
-                _copy(linked, source / linked.relative_to(settings.ROOT))
-        name = page.relative_to(settings.ROOT)
-        _write(source / name, text) if page != pages[0] else _write(source / "index.md", front(text, pages[1:]))
+    for page in pages[1:]:
+        _write(source / page.relative_to(settings.ROOT), linked(page, source))
+    _write(source / "index.md", front(linked(pages[0], source), pages[1:]))
     _write(source / "docs" / "glossary.md", glossary())
+
+
+def linked(page: Path, source: Path) -> str:
+    """A document whose local links work in the site: files that are no pages are laid beside it, to be downloaded."""
+    text, pages = page.read_text(encoding="utf-8"), {*documents(), *notebooks()}
+    elsewhere = {settings.LEARNER / lesson.name: lesson for lesson in notebooks()}
+    elsewhere[settings.ROOT / "README.md"] = settings.ROOT / "index.md"
+    for words, link, anchor in LOCAL_LINK.findall(text):
+        target = (page.parent / link).resolve()
+        if target.is_dir():  # a site has pages and files only
+            text = text.replace(f"[{words}]({link}{anchor})", words)
+        elif target in elsewhere:
+            instead = os.path.relpath(elsewhere[target], page.parent)
+            text = text.replace(f"]({link}{anchor})", f"]({instead}{anchor})")
+        elif target.is_file() and target not in pages:
+            _copy(target, source / target.relative_to(settings.ROOT))
+    return text
 
 
 def front(readme: str, others: list[Path]) -> str:

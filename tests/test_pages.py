@@ -45,6 +45,17 @@ def test_every_lesson_and_document_is_a_page(built):
     assert {link["href"] for link in side.find_all("a")} == expected - {"index.html"}
 
 
+def test_links_of_documents_lead_to_pages_or_files(monkeypatch, tmp_path):
+    """Folders are no pages, the README is the first one, a learner copy is offered on its lesson's."""
+    kept = "[d](../LICENSE) [e](../notebooks/{0}.ipynb)"
+    text = "[a](../helpers) [b](../README.md#the-lessons) [c](../learner/{0}.ipynb) " + kept
+    page = settings.DATA / "page.md"
+    monkeypatch.setattr(Path, "read_text", lambda *_args, **_how: text.format(STEMS[0]))
+    expected = "a [b](../index.md#the-lessons) [c](../notebooks/{0}.ipynb) " + kept
+    assert pages.linked(page, tmp_path) == expected.format(STEMS[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["LICENSE"]
+
+
 def test_no_link_is_dead_and_nothing_is_loaded_from_elsewhere(built):
     dead = []
     for path in html_files(built):
