@@ -44,7 +44,7 @@ cluster-down: ## stop the containers; what they keep stays (VOLUMES=1: it goes t
 cluster-test: setup ## build, start, test and stop the cluster in containers (about ten minutes)
 	@PYTHONPATH=. $(VENV)/python scripts/cluster_test.py
 
-benchmark: setup ## compare local, Standalone, YARN and Kubernetes (by KUBECONFIG), then deploy the service there (40 minutes)
+benchmark: setup ## compare local, Standalone, YARN and Kubernetes (by KUBECONFIG), then deploy the service there (an hour and a quarter)
 	@$(VENV)/python -m benchmark && $(VENV)/python -m benchmark.kill && $(VENV)/python -m benchmark.deploy
 
 lock: setup ## for maintainers: write requirements.txt from pyproject.toml
