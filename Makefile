@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 
-.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark
+.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark timing
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -44,6 +44,9 @@ lock: setup ## for maintainers: write requirements.txt from pyproject.toml
 
 store: setup ## for maintainers: run every lesson at full scale and keep the outputs in notebooks/
 	@$(VENV)/python -m helpers.lessons --scale full --store && $(VENV)/python scripts/pictures.py
+
+timing: setup ## write the table of minutes from the last full run (RUNS=folder: from other executed copies)
+	@PYTHONPATH=. $(VENV)/python scripts/timing.py $(RUNS)
 
 clean: ## delete everything generated but the virtual environment
 	@rm -rf build
