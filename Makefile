@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 
-.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark timing
+.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark timing bundle
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,9 @@ store: setup ## for maintainers: run every lesson at full scale and keep the out
 
 timing: setup ## write the table of minutes from the last full run (RUNS=folder: from other executed copies)
 	@PYTHONPATH=. $(VENV)/python scripts/timing.py $(RUNS)
+
+bundle: setup ## one archive in build/bundle for rooms without a network: lessons, data, packages, jars
+	@PYTHONPATH=. $(VENV)/python scripts/bundle.py
 
 clean: ## delete everything generated but the virtual environment
 	@rm -rf build

@@ -27,7 +27,7 @@ def test_a_full_run_is_measured(tmp_path):
 
 @pytest.mark.parametrize("changes", [{"duration": None}, {"exception": True}, {"parameters": {"scale": "tiny"}}])
 def test_other_runs_are_not(tmp_path, changes):
-    with pytest.raises(timing.TimingError, match="No complete full run in .*: `make run` makes them"):
+    with pytest.raises(timing.TimingError, match=r"No complete full run in .*: `make run` makes them"):
         timing.measured(executed(tmp_path, **changes))
 
 
