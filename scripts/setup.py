@@ -14,6 +14,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
 STAMP = os.path.join(VENV, "requirements.sha256")
+LAB_SETTINGS = os.path.join(VENV, "share", "jupyter", "lab", "settings")
 LOCKS = ("requirements-uv.txt", "requirements.txt")
 # An unpacked bundle (make bundle) has everything beside it: then nothing else is asked.
 BUNDLE = os.path.join(ROOT, "bundle")
@@ -66,6 +67,10 @@ def install(wanted):
     print("Installing the locked packages (one to three minutes, about 1.5 GB)", flush=True)
     lock = [os.path.join(BUNDLE, LOCKS[1]), "--no-index"] if os.path.isdir(BUNDLE) else [LOCKS[1]]
     run([uv, "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", *lock], offline)
+    # The Lab shows a cell's time only if the notebook keeps it.
+    os.makedirs(LAB_SETTINGS, exist_ok=True)
+    with open(os.path.join(LAB_SETTINGS, "overrides.json"), "w") as overrides:
+        overrides.write('{"@jupyterlab/notebook-extension:tracker": {"recordTiming": true}}')
     with open(STAMP, "w") as stamp:
         stamp.write(wanted)
 
