@@ -9,8 +9,10 @@ from helpers import data, lessons, settings
 
 sys.path.insert(0, str(settings.ROOT / "scripts"))
 import pictures
+import timing
 
 PAGES = [settings.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "docker/README.md")]
+PAGES += [settings.ROOT / name for name in ("INSTRUCTOR.md", "ARCHITECTURE.md")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -45,3 +47,31 @@ def test_the_settings_that_the_readme_names_exist():
     named = set(re.findall(r"`(WORKSHOP_\w+|SPARK_HOME)`", PAGES[0].read_text()))
     assert named
     assert all(f'"{name}"' in source for name in named)
+
+
+def agendas():
+    text = (settings.ROOT / "INSTRUCTOR.md").read_text()
+    tables = re.findall(r"\| part \| minutes \|\n\|[-|]+\|\n((?:\|.*\n)+)", text)
+    return [re.findall(r"\| \**([^|*]+?)\** \| \**(\d+)\** \|", rows) for rows in tables]
+
+
+@pytest.mark.parametrize("agenda", agendas(), ids=len)
+def test_agendas_add_up_and_give_lessons_their_minutes(agenda):
+    parts = {}
+    for name, minutes in agenda:
+        parts[name] = parts.get(name, 0) + int(minutes)
+    assert parts.pop("together") == sum(parts.values())
+    planned = {lesson.stem: lesson for lesson in lessons.notebooks() if lesson.stem in parts}
+    assert planned
+    assert {name: timing.minutes(**timing.effort(file)) for name, file in planned.items()} == {
+        name: parts[name] for name in planned
+    }
+
+
+def test_the_messages_that_the_instructor_looks_up_exist():
+    text = (settings.ROOT / "INSTRUCTOR.md").read_text().split("## When something fails")[1]
+    messages = re.findall(r"^\| `([^`]+)` \|", text, flags=re.M)
+    sources = [file.read_text() for folder in ("helpers", "scripts") for file in (settings.ROOT / folder).glob("*.py")]
+    code = re.sub(r'"\s*f?"', "", "\n".join(sources))
+    assert len(messages) > 10
+    assert [message for message in messages if message not in code] == []
