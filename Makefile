@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 
-.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark timing bundle
+.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark timing bundle check-version
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -50,6 +50,9 @@ timing: setup ## write the table of minutes from the last full run (RUNS=folder:
 
 bundle: setup ## one archive in build/bundle for rooms without a network: lessons, data, packages, jars
 	@PYTHONPATH=. $(VENV)/python scripts/bundle.py
+
+check-version: setup ## try a version in a copy and say what breaks (PACKAGE=name==version)
+	@PYTHONPATH=. $(VENV)/python scripts/check_version.py "$(PACKAGE)"
 
 clean: ## delete everything generated but the virtual environment
 	@rm -rf build

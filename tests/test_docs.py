@@ -1,5 +1,6 @@
 """The pages beside the lessons tell the truth: files exist, lessons are listed, pictures are the lessons' own."""
 
+import ast
 import re
 import sys
 
@@ -75,3 +76,35 @@ def test_the_messages_that_the_instructor_looks_up_exist():
     code = re.sub(r'"\s*f?"', "", "\n".join(sources))
     assert len(messages) > 10
     assert [message for message in messages if message not in code] == []
+
+
+def defined(module):
+    """Names at the top of a module, without importing it."""
+    names = set()
+    for node in ast.parse(module.read_text()).body:
+        targets = [*getattr(node, "targets", []), *([node.target] if isinstance(node, ast.AnnAssign) else [])]
+        names |= {getattr(node, "name", None)} | {getattr(target, "id", None) for target in targets}
+    return names
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "INSTRUCTOR.md"])
+def test_the_files_and_functions_that_a_document_names_exist(name):
+    text = (settings.ROOT / name).read_text()
+    wrong = []
+    for package, module, attribute in re.findall(r"\b(helpers|service|scripts)\.([a-z_]+)(?:\.(\w+))?", text):
+        file = settings.ROOT / package / f"{module}.py"
+        if not file.exists() or (attribute and attribute not in defined(file)):
+            wrong.append(f"{package}.{module}.{attribute}")
+    folders = "data|docker|docs|helpers|jvm|k8s|scripts|service|tests"
+    files = re.findall(rf"`((?:(?:{folders}|\.devcontainer)/[\w./-]*|[\w-]+\.toml|Makefile))`", text)
+    wrong += [file for file in files if not (settings.ROOT / file).exists()]
+    assert wrong == []
+    made = set(re.findall(r"^([a-z-]+):", (settings.ROOT / "Makefile").read_text(), flags=re.M))
+    called = set(re.findall(r"(?:`|^ +|&& )make ([a-z-]+)", text, flags=re.M))
+    assert called
+    assert called - made <= {"learner"}  # the one target that may come later
+
+
+def test_a_missing_function_would_be_noticed():
+    assert "design_matrix" in defined(settings.ROOT / "helpers" / "data.py")
+    assert "no_such_function" not in defined(settings.ROOT / "helpers" / "data.py")
