@@ -7,7 +7,7 @@ SCALE ?= $(or $(WORKSHOP_SCALE),full)
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
 
 setup: ## virtual environment, locked packages, Java artefacts (first time: minutes; later: a second)
 	@$(PYTHON) scripts/setup.py
