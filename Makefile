@@ -3,11 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 
-.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark learner progress site slides
+.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle check-version
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
 
 setup: ## virtual environment, locked packages, Java artefacts (first time: minutes; later: a second)
 	@$(PYTHON) scripts/setup.py
@@ -56,6 +56,15 @@ store: setup ## for maintainers: run every lesson at full scale and keep the out
 
 learner: setup ## for maintainers: write the learner copies anew from the lessons
 	@$(VENV)/python -m helpers.learner
+
+timing: setup ## write the table of minutes from the last full run (RUNS=folder: from other executed copies)
+	@PYTHONPATH=. $(VENV)/python scripts/timing.py $(RUNS)
+
+bundle: setup ## one archive in build/bundle for rooms without a network: lessons, data, packages, jars
+	@PYTHONPATH=. $(VENV)/python scripts/bundle.py
+
+check-version: setup ## try a version in a copy and say what breaks (PACKAGE=name==version)
+	@PYTHONPATH=. $(VENV)/python scripts/check_version.py "$(PACKAGE)"
 
 clean: ## delete everything generated (your progress, too) but the virtual environment
 	@rm -rf build

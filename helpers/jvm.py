@@ -86,34 +86,45 @@ def missing() -> list[str]:
 def fetch() -> None:
     """Let Maven copy the jars of every module to the build folder and verify them; nothing else is downloaded.
 
-    Raises JavaError when Maven fails or a jar is not the expected one.
+    In an unpacked bundle they are beside us and Maven is not asked. Raises JavaError when Maven fails or a jar is
+    not the expected one.
     """
+    bundled = settings.ROOT / "bundle" / "java"
     settings.build_dir().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.build_dir(), prefix="java-") as folder:
-        command = [
-            *(maven(), "-q", "-B", "--strict-checksums", "-f", settings.JVM / "pom.xml"),
-            *("package", "dependency:copy-dependencies", f"-Dworkshop.java={folder}"),
-        ]
-        environment = {**os.environ, "JAVA_HOME": str(java_home())}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
-        if done.returncode:
-            errors = [line for line in done.stdout.splitlines() if "ERROR" in line]
-            raise JavaError(
-                "Maven could not fetch the Java artefacts: check the network (the first set-up needs it) and "
-                f"run the same command again. Maven said: {errors[0][:300] if errors else done.stderr[-300:]}"
+        if bundled.is_dir():
+            shutil.copytree(bundled, folder, dirs_exist_ok=True)
+            remedy = "unpack the bundle's archive again, into an empty folder."
+        else:
+            _copy_by_maven(folder)
+            remedy = (
+                "delete them from Maven's cache and run the same command again, or write a new SHA256SUMS if a "
+                "version has moved."
             )
         for module in modules():
             fetched = Path(folder) / module
             wrong = _differences(module, fetched)
             if wrong:
-                raise JavaError(
-                    f"The jars of jvm/{module} are not the expected ones ({', '.join(wrong)}): delete them from "
-                    "Maven's cache and run the same command again, or write a new SHA256SUMS if a version has moved."
-                )
+                raise JavaError(f"The jars of jvm/{module} are not the expected ones ({', '.join(wrong)}): {remedy}")
             target = _jar_folder(module)
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             fetched.rename(target)
+
+
+def _copy_by_maven(folder: str) -> None:
+    command = [
+        *(maven(), "-q", "-B", "--strict-checksums", "-f", settings.JVM / "pom.xml"),
+        *("package", "dependency:copy-dependencies", f"-Dworkshop.java={folder}"),
+    ]
+    environment = {**os.environ, "JAVA_HOME": str(java_home())}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        errors = [line for line in done.stdout.splitlines() if "ERROR" in line]
+        raise JavaError(
+            "Maven could not fetch the Java artefacts: check the network (the first set-up needs it) and "
+            f"run the same command again. Maven said: {errors[0][:300] if errors else done.stderr[-300:]}"
+        )
 
 
 def maven() -> Path:

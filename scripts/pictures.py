@@ -7,7 +7,10 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 # picture: (lesson, how the figure's alternative text begins)
-PICTURES = {"newton": ("01_spark_mllib", "Newton's method reaches the optimum")}
+PICTURES = {
+    "newton": ("01_spark_mllib", "Newton's method reaches the optimum"),
+    "kill": ("07_fast_predictions", "Milliseconds to the answer of each request over time"),
+}
 
 
 def figure(lesson: str, alt: str) -> bytes:

@@ -14,7 +14,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
 STAMP = os.path.join(VENV, "requirements.sha256")
+LAB_SETTINGS = os.path.join(VENV, "share", "jupyter", "lab", "settings")
 LOCKS = ("requirements-uv.txt", "requirements.txt")
+# An unpacked bundle (make bundle) has everything beside it: then nothing else is asked.
+BUNDLE = os.path.join(ROOT, "bundle")
 
 
 def main():
@@ -24,8 +27,13 @@ def main():
         )
     if sys.platform == "win32":
         stop("Windows is served by the container: see README.md.")
+    if os.path.isdir(BUNDLE):
+        wheels = os.path.join(BUNDLE, "wheels")
+        os.environ.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=wheels, UV_OFFLINE="1", UV_FIND_LINKS=wheels)
     wanted = digest()
     if installed() != wanted:
+        if os.path.isdir(BUNDLE):
+            check_bundle()
         install(wanted)
     for artefacts in ("helpers.jvm", "helpers.singa_bridge"):
         if subprocess.run([PYTHON, "-m", artefacts], cwd=ROOT).returncode:
@@ -57,9 +65,34 @@ def install(wanted):
             offline,
         )
     print("Installing the locked packages (one to three minutes, about 1.5 GB)", flush=True)
-    run([uv, "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", LOCKS[1]], offline)
+    lock = [os.path.join(BUNDLE, LOCKS[1]), "--no-index"] if os.path.isdir(BUNDLE) else [LOCKS[1]]
+    run([uv, "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", *lock], offline)
+    # The Lab shows a cell's time only if the notebook keeps it.
+    os.makedirs(LAB_SETTINGS, exist_ok=True)
+    with open(os.path.join(LAB_SETTINGS, "overrides.json"), "w") as overrides:
+        overrides.write('{"@jupyterlab/notebook-extension:tracker": {"recordTiming": true}}')
     with open(STAMP, "w") as stamp:
         stamp.write(wanted)
+
+
+def check_bundle():
+    """Stops where the bundle is another platform's, or one of its files is missing or damaged."""
+    with open(os.path.join(BUNDLE, "SHA256SUMS")) as lines:
+        made_for, files = next(lines).strip("# \n"), [line.split() for line in lines]
+    here = platform.system() + " " + platform.machine()
+    if made_for != here:
+        stop("This bundle is for " + made_for + " and this is " + here + ": get the one for this machine.")
+    print("Checking the bundle", flush=True)
+    for wanted, name in files:
+        sha = hashlib.sha256()
+        try:
+            with open(os.path.join(BUNDLE, name), "rb") as file:
+                for piece in iter(lambda: file.read(1 << 20), b""):
+                    sha.update(piece)
+        except OSError:
+            pass  # then its digest is that of nothing
+        if sha.hexdigest() != wanted:
+            stop("bundle/" + name + " is missing or damaged: unpack the archive again, into an empty folder.")
 
 
 def installed():

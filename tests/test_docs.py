@@ -1,5 +1,6 @@
 """The pages beside the lessons tell the truth: files exist, lessons are listed, pictures are the lessons' own."""
 
+import ast
 import re
 import sys
 
@@ -9,8 +10,10 @@ from helpers import data, lessons, settings
 
 sys.path.insert(0, str(settings.ROOT / "scripts"))
 import pictures
+import timing
 
 PAGES = [settings.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "docker/README.md")]
+PAGES += [settings.ROOT / name for name in ("INSTRUCTOR.md", "ARCHITECTURE.md")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -45,3 +48,63 @@ def test_the_settings_that_the_readme_names_exist():
     named = set(re.findall(r"`(WORKSHOP_\w+|SPARK_HOME)`", PAGES[0].read_text()))
     assert named
     assert all(f'"{name}"' in source for name in named)
+
+
+def agendas():
+    text = (settings.ROOT / "INSTRUCTOR.md").read_text()
+    tables = re.findall(r"\| part \| minutes \|\n\|[-|]+\|\n((?:\|.*\n)+)", text)
+    return [re.findall(r"\| \**([^|*]+?)\** \| \**(\d+)\** \|", rows) for rows in tables]
+
+
+@pytest.mark.parametrize("agenda", agendas(), ids=len)
+def test_agendas_add_up_and_give_lessons_their_minutes(agenda):
+    parts = {}
+    for name, minutes in agenda:
+        parts[name] = parts.get(name, 0) + int(minutes)
+    assert parts.pop("together") == sum(parts.values())
+    planned = {lesson.stem: lesson for lesson in lessons.notebooks() if lesson.stem in parts}
+    assert planned
+    assert {name: timing.minutes(**timing.effort(file)) for name, file in planned.items()} == {
+        name: parts[name] for name in planned
+    }
+
+
+def test_the_messages_that_the_instructor_looks_up_exist():
+    text = (settings.ROOT / "INSTRUCTOR.md").read_text().split("## When something fails")[1]
+    messages = re.findall(r"^\| `([^`]+)` \|", text, flags=re.M)
+    sources = [file.read_text() for folder in ("helpers", "scripts") for file in (settings.ROOT / folder).glob("*.py")]
+    code = re.sub(r'"\s*f?"', "", "\n".join(sources))
+    assert len(messages) > 10
+    assert [message for message in messages if message not in code] == []
+
+
+def defined(module):
+    """Names at the top of a module, without importing it."""
+    names = set()
+    for node in ast.parse(module.read_text()).body:
+        targets = [*getattr(node, "targets", []), *([node.target] if isinstance(node, ast.AnnAssign) else [])]
+        names |= {getattr(node, "name", None)} | {getattr(target, "id", None) for target in targets}
+    return names
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "INSTRUCTOR.md"])
+def test_the_files_and_functions_that_a_document_names_exist(name):
+    text = (settings.ROOT / name).read_text()
+    wrong = []
+    for package, module, attribute in re.findall(r"\b(helpers|service|scripts)\.([a-z_]+)(?:\.(\w+))?", text):
+        file = settings.ROOT / package / f"{module}.py"
+        if not file.exists() or (attribute and attribute not in defined(file)):
+            wrong.append(f"{package}.{module}.{attribute}")
+    folders = "data|docker|docs|helpers|jvm|k8s|scripts|service|tests"
+    files = re.findall(rf"`((?:(?:{folders}|\.devcontainer)/[\w./-]*|[\w-]+\.toml|Makefile))`", text)
+    wrong += [file for file in files if not (settings.ROOT / file).exists()]
+    assert wrong == []
+    made = set(re.findall(r"^([a-z-]+):", (settings.ROOT / "Makefile").read_text(), flags=re.M))
+    called = set(re.findall(r"(?:`|^ +|&& )make ([a-z-]+)", text, flags=re.M))
+    assert called
+    assert called - made <= {"learner"}  # the one target that may come later
+
+
+def test_a_missing_function_would_be_noticed():
+    assert "design_matrix" in defined(settings.ROOT / "helpers" / "data.py")
+    assert "no_such_function" not in defined(settings.ROOT / "helpers" / "data.py")

@@ -1,0 +1,171 @@
+"""Codespaces, Binder, GitHub Actions and the Lab's extensions: the files are valid and what they name exists."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import psutil
+import pytest
+import yaml
+
+from helpers import doctor, jvm, settings
+from helpers.processes import free_port
+
+ROOT = settings.ROOT
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+DEVCONTAINER = ROOT / ".devcontainer" / "devcontainer.json"
+BINDER = [ROOT / "postBuild", ROOT / "start"]
+EXTENSIONS = ("jupyterlab-execute-time", "@jupyter-server/resource-usage")
+# Properties of https://containers.dev/implementors/json_reference/ that we use, with their types.
+CONTAINER_KEYS = {
+    "name": str,
+    "image": str,
+    "hostRequirements": dict,
+    "onCreateCommand": str,
+    "postCreateCommand": str,
+    "forwardPorts": list,
+    "portsAttributes": dict,
+    "customizations": dict,
+}
+
+
+def targets():
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+
+
+def unknown(text):
+    """Targets, modules and scripts that a text calls and that do not exist."""
+    calls = set(re.findall(r"(?:^|run: |&& |\")make ([a-z-]+)", text, flags=re.M))
+    missing = [f"make {name}" for name in sorted(calls - targets())]
+    modules = re.findall(r"python -m (helpers\.\w+)", text)
+    missing += [name for name in modules if importlib.util.find_spec(name) is None]
+    return missing + [name for name in re.findall(r"run: (\.ci/\w+)", text) if not os.access(ROOT / name, os.X_OK)]
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_workflows_are_valid(file):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", file]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_an_invalid_workflow_is_noticed(tmp_path):
+    broken = WORKFLOWS[0].read_text().replace("runs-on:", "runs_on:")
+    (tmp_path / "broken.yml").write_text(broken)
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+    assert subprocess.run([*command, tmp_path / "broken.yml"], capture_output=True).returncode == 1
+
+
+@pytest.mark.parametrize("file", [*WORKFLOWS, DEVCONTAINER, *BINDER], ids=lambda file: file.name)
+def test_what_is_called_exists(file):
+    assert unknown(file.read_text()) == []
+
+
+def test_a_call_of_nothing_is_noticed():
+    assert unknown("make nothing && python -m helpers.nothing\n- run: .ci/nothing") == [
+        "make nothing",
+        "helpers.nothing",
+        ".ci/nothing",
+    ]
+
+
+def test_the_full_run_is_scheduled_and_kept():
+    file = ROOT / ".github" / "workflows" / "full.yml"
+    full = yaml.load(file.read_text(), Loader=yaml.BaseLoader)  # YAML 1.1 reads `on` as true
+    assert re.fullmatch(r"(\S+ ){4}\S+", full["on"]["schedule"][0]["cron"])
+    steps = full["jobs"]["full"]["steps"]
+    assert {"run": "make run SCALE=full"} in steps
+    kept = next(step for step in steps if "upload-artifact" in step.get("uses", ""))
+    assert kept["if"] == "always()"
+    assert "build/runs/full" in kept["with"]["path"]
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_workflows_use_the_same_versions(file):
+    for job in yaml.safe_load(file.read_text())["jobs"].values():
+        given = {key: value for step in job["steps"] for key, value in step.get("with", {}).items()}
+        assert (given["python-version"], given["java-version"]) == ("3.11", str(jvm.JAVA))
+
+
+def test_the_dev_container():
+    described = json.loads(DEVCONTAINER.read_text())
+    assert {key: type(value) for key, value in described.items()} == CONTAINER_KEYS
+    assert ":3.11-" in described["image"]
+    assert f"openjdk-{jvm.JAVA}-" in described["onCreateCommand"]
+    assert set(described["forwardPorts"]) == set(doctor.PORTS)
+    assert {int(port) for port in described["portsAttributes"]} == set(doctor.PORTS)
+
+
+@pytest.mark.parametrize("file", BINDER, ids=lambda file: file.name)
+def test_binder_files_can_be_run(file):
+    assert os.access(file, os.X_OK)
+    assert subprocess.run(["sh", "-n", file]).returncode == 0
+
+
+def test_binder_starts_small():
+    said = subprocess.run([ROOT / "start", "sh", "-c", "echo $WORKSHOP_SCALE"], capture_output=True, text=True).stdout
+    assert said.strip() == "tiny"
+
+
+@pytest.mark.parametrize("name", EXTENSIONS)
+def test_extensions_are_enabled_in_the_lab(name):
+    done = subprocess.run([sys.executable, "-m", "jupyter", "labextension", "list"], capture_output=True, text=True)
+    listed = re.sub(r"\x1b\[\d+m", "", done.stdout + done.stderr)
+    assert re.search(rf"{re.escape(name)} v\S+ enabled OK", listed), listed
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """The Lab as `make lab` starts it, but for the browser: its process, address and token."""
+    port = free_port()
+    command = [sys.executable, "-m", "jupyter", "lab", "--ip", "127.0.0.1", "--no-browser", "--port", str(port)]
+    environment = os.environ | {"JUPYTER_TOKEN": "secret"}
+    process = subprocess.Popen(
+        [*command, "--allow-root", "--notebook-dir", "notebooks"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+    )
+    address = f"http://127.0.0.1:{port}"
+    end = time.monotonic() + 60
+    while status(f"{address}/api/status?token=secret") != 200:
+        assert time.monotonic() < end, "the Lab did not start in a minute"
+        assert process.poll() is None, "the Lab has ended"
+        time.sleep(0.3)
+    yield process, address
+    process.terminate()
+    process.wait(20)
+
+
+def status(url):
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+def test_the_lab_tells_memory_to_its_owner_only(lab):
+    _, address = lab
+    with urllib.request.urlopen(f"{address}/api/metrics/v1?token=secret", timeout=20) as answer:
+        assert json.load(answer)["rss"] > 10_000_000
+    assert status(f"{address}/api/metrics/v1") == 403
+
+
+def test_the_lab_listens_on_loopback_only(lab):
+    process, _ = lab
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    listening = [one.laddr.ip for each in family for one in each.net_connections("tcp") if one.status == "LISTEN"]
+    assert set(listening) == {"127.0.0.1"}
+
+
+def test_the_lab_keeps_the_time_of_each_cell(lab):
+    _, address = lab
+    url = f"{address}/lab/api/settings/@jupyterlab/notebook-extension:tracker?token=secret"
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        assert json.load(answer)["schema"]["properties"]["recordTiming"]["default"] is True

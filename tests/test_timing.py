@@ -1,0 +1,64 @@
+"""Timing: what counts as a measurement, the rule for minutes, and that the documents show what the script makes."""
+
+import json
+import sys
+
+import nbformat
+import pytest
+
+from helpers import lessons, settings
+
+sys.path.insert(0, str(settings.ROOT / "scripts"))
+import timing
+
+GOOD = {"duration": 60.4, "exception": None, "end_time": "2026-01-02T03:04:05", "parameters": {"scale": "full"}}
+
+
+def executed(folder, **changes):
+    copy = nbformat.v4.new_notebook(metadata={"papermill": GOOD | changes})
+    nbformat.write(copy, folder / "00_start_here.ipynb")
+    return folder
+
+
+def test_a_full_run_is_measured(tmp_path):
+    found = timing.measured(executed(tmp_path))
+    assert found == {"00_start_here": {"seconds": 60, "date": "2026-01-02", **timing.machine()}}
+
+
+@pytest.mark.parametrize("changes", [{"duration": None}, {"exception": True}, {"parameters": {"scale": "tiny"}}])
+def test_other_runs_are_not(tmp_path, changes):
+    with pytest.raises(timing.TimingError, match=r"No complete full run in .*: `make run` makes them"):
+        timing.measured(executed(tmp_path, **changes))
+
+
+def test_the_rule():
+    assert timing.minutes(words=2000, lines=100, exercises=2) == 25  # 10 + 5 + 10 minutes
+    assert timing.minutes(words=2001, lines=100, exercises=2) == 30
+
+
+def test_drawings_and_solutions_are_not_counted(tmp_path):
+    cells = [
+        nbformat.v4.new_markdown_cell("two words\n```\na drawing of many words\n```"),
+        nbformat.v4.new_code_cell("one = 1\n\ntwo = 2"),
+        nbformat.v4.new_code_cell("answer = 3", metadata={"tags": ["solution"]}),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "x.ipynb")
+    assert timing.effort(tmp_path / "x.ipynb") == {"words": 2, "lines": 2, "exercises": 0}
+
+
+def test_the_kept_times_are_of_lessons_and_name_no_path():
+    assert set(timing.kept()) <= {lesson.stem for lesson in lessons.notebooks()}
+    assert all(set(one) == {"seconds", "date", "cores", "memory_gb"} for one in timing.kept().values())
+    assert json.dumps(timing.kept(), indent=1) + "\n" == timing.TIMES.read_text()
+
+
+def test_a_page_without_markers_is_refused():
+    with pytest.raises(timing.TimingError, match="has no lines"):
+        timing.filled("# A page\n")
+
+
+@pytest.mark.parametrize("name", timing.PAGES)
+def test_the_table_is_what_the_script_makes(name):
+    page = settings.ROOT / name
+    if name == "INSTRUCTOR.md" or timing.BEGIN in page.read_text():
+        assert page.read_text() == timing.filled(page.read_text())
