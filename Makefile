@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 
-.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle check-version
+.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle bundle-test check-version
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -28,9 +28,12 @@ slides: setup ## a deck of slides for each lesson, in build/slides
 progress: setup ## which exercises of the learner copies are done
 	@$(VENV)/python -m helpers.progress
 
-test: setup ## run all tests (about 30 minutes on two cores)
+test: setup ## run all tests but bundle-test and cluster-test (about 45 minutes on two cores)
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check .
-	@$(VENV)/python -m pytest
+	@$(VENV)/python -m pytest -m "not bundle"
+
+bundle-test: setup ## install from the bundle with the network switched off (downloads 1 GB of packages the first time)
+	@$(VENV)/python -m pytest -m bundle
 
 doctor: setup ## check this machine: Python, Java, memory, disk, ports, artefacts, data
 	@$(VENV)/python -m helpers.doctor
