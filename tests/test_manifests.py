@@ -137,15 +137,16 @@ def test_spark_connect_serves_a_session_from_outside(cluster):
     cluster.apply("spark-connect.yaml")
     cluster.kubectl("rollout", "status", "deployment/spark-connect", "--timeout=180s")
     with forwarded(cluster, "spark-connect", 15002) as port:
+        shell = f"{spark.home()}/bin/spark-shell --remote sc://127.0.0.1:{port}"
         done = subprocess.run(
-            [spark.home() / "bin" / "spark-shell", "--remote", f"sc://127.0.0.1:{port}"],
-            input='println("sum " + spark.range(1001).selectExpr("sum(id)").collect().head)\n',
+            ["script", "--quiet", "--command", shell, "/dev/null"],  # the shell insists on a terminal
+            input='println("sum " + spark.range(1001).selectExpr("sum(id)").collect().head)\nexit\n',
             env={**os.environ, **spark.environment()},
             capture_output=True,
             text=True,
             timeout=180,
         )
-    assert "sum [500500]" in done.stdout, done.stderr
+    assert "sum [500500]" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_service_scores_the_rows_that_ignite_holds(cluster):
