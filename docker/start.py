@@ -72,8 +72,9 @@ def kafka() -> list[object]:
 
 
 def lab() -> list[object]:
-    """JupyterLab on the notebooks; without JUPYTER_TOKEN it makes up a token and prints it."""
-    return ["jupyter", "lab", "--ip=0.0.0.0", "--port=8888", "--no-browser", "--notebook-dir=/workshop/notebooks"]
+    """JupyterLab, open on the learner copies; without JUPYTER_TOKEN it makes up a token and prints it."""
+    place = ["--notebook-dir=/workshop", "--LabApp.default_url=/lab/tree/learner"]
+    return ["jupyter", "lab", "--ip=0.0.0.0", "--port=8888", "--no-browser", *place]
 
 
 def executor(*_given: str) -> list[object]:

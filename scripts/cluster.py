@@ -69,7 +69,7 @@ def check_engine(gpu=False):
 def check_ports(gpu=False):
     """Nobody listens on the ports that will be published. Raises Problem, naming the port and its variable."""
     for variable, (preset, what) in (PORTS | GPU_PORTS if gpu else PORTS).items():
-        port = int(os.environ.get(variable) or _dotenv().get(variable) or preset)
+        port = _port(variable, preset)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -79,6 +79,16 @@ def check_ports(gpu=False):
                     f"Port {port}, needed for {what}, is taken: end the program that listens there, "
                     f"or choose another port, as in {variable}={port + 1000}."
                 ) from None
+
+
+def _port(variable, preset):
+    """The port that the environment or the file .env names. Raises Problem for what is none."""
+    given = str(os.environ.get(variable) or _dotenv().get(variable) or preset)
+    if not (given.isdecimal() and int(given) <= 65535):
+        raise Problem(
+            f"{variable}: {given!r} is no port: give a whole number from 1 to 65535, as in {variable}={preset}."
+        )
+    return int(given)
 
 
 def up(gpu=False):
@@ -106,8 +116,7 @@ def up(gpu=False):
         raise Problem(f"Not healthy: {', '.join(sick)}; `{' '.join(compose)} logs {sick[0]}` says why.")
     print(f"Built in {built - start:.0f} s, all healthy after {time.monotonic() - built:.0f} s more. Your Lab:")
     servers = _said([*compose, "exec", "-T", "lab", "jupyter", "server", "list", "--jsonlist"])
-    port = os.environ.get("LAB_PORT") or _dotenv().get("LAB_PORT") or PORTS["LAB_PORT"][0]
-    print(f"http://127.0.0.1:{port}/lab?token={json.loads(servers)[0]['token']}")
+    print(f"http://127.0.0.1:{_port('LAB_PORT', PORTS['LAB_PORT'][0])}/lab?token={json.loads(servers)[0]['token']}")
 
 
 def down(volumes=False):

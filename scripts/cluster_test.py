@@ -132,9 +132,9 @@ def ports(before):
     check("published ports are there", ours <= {port for _, port in opened}, ", ".join(map(str, sorted(ours))))
     beyond = [f"{host}:{port}" for host, port in opened if not ipaddress.ip_address(host).is_loopback]
     check("nothing listens beyond loopback", not beyond, ", ".join(beyond) or f"{len(opened)} new listeners")
-    url = f"http://127.0.0.1:{os.environ['LAB_PORT']}/api/contents"
+    url = f"http://127.0.0.1:{os.environ['LAB_PORT']}/api/contents/learner"
     check("the Lab refuses without a token", status(url) == 403, status(url))
-    check("the Lab opens with the token", status(f"{url}?token={os.environ['JUPYTER_TOKEN']}") == 200)
+    check("the Lab opens the learner copies with it", status(f"{url}?token={os.environ['JUPYTER_TOKEN']}") == 200)
 
 
 def status(url):

@@ -21,19 +21,22 @@ from service.model import ModelFile
 from service.store import Store
 
 MAX_BODY = 2**20  # bytes; a thousand flights with all their features take half of it
-PATIENCE = 16 * MAX_BODY  # what is read and thrown away, so that the client gets to read why it was refused
+THROWN_AWAY = 16 * MAX_BODY  # what is read and thrown away, so that the client gets to read why it was refused
+BODY_SECONDS = 10.0  # for a whole body to come; who is slower keeps others out
 LOOK_AGAIN = 1.0  # seconds between two looks at the model file
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 @dataclass(frozen=True)
 class Config:
-    """`addresses` of Ignite's nodes (empty: no store), worker `threads`, `max_age` of live features in seconds."""
+    """`addresses` of Ignite's nodes (empty: no store), worker `threads`; in seconds: how old live features may be
+    (`max_age`) and how long a body may take (`patience`)."""
 
     model: Path
     addresses: tuple[tuple[str, int], ...] = ()
     threads: int = 8
     max_age: float = 1800.0
+    patience: float = BODY_SECONDS
 
 
 class Measures:
@@ -53,8 +56,8 @@ class Measures:
 class Gate:
     """Reads the body up to the limit before anything else sees it, and counts every answer."""
 
-    def __init__(self, app: ASGIApp, measures: Measures):
-        self._app, self._measures = app, measures
+    def __init__(self, app: ASGIApp, measures: Measures, patience: float):
+        self._app, self._measures, self._patience = app, measures, patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,9 +73,13 @@ class Gate:
             await send(message)
 
         try:
-            body = await _body(receive) if _announced(scope) <= PATIENCE else None
+            refusal = problem(413, f"The request is larger than {MAX_BODY} bytes: send fewer flights at once.")
+            try:
+                async with asyncio.timeout(self._patience):
+                    body = await _body(receive) if _announced(scope) <= THROWN_AWAY else None
+            except TimeoutError:
+                body, refusal = None, problem(408, f"The body did not come within {self._patience:g} s: send it again.")
             if body is None:
-                refusal = problem(413, f"The request is larger than {MAX_BODY} bytes: send fewer flights at once.")
                 refusal.headers["connection"] = "close"
                 await refusal(scope, receive, counted)
             else:
@@ -101,7 +108,7 @@ def create_app(config: Config) -> FastAPI:
 
     app = FastAPI(title="Will it be late?", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.draining = False  # True: about to end, see __main__
-    app.add_middleware(Gate, measures=measures)
+    app.add_middleware(Gate, measures=measures, patience=config.patience)
     app.add_exception_handler(RequestValidationError, lambda _, error: problem(422, _sentence(error)))
     app.add_exception_handler(scoring.Refused, lambda _, error: problem(error.status, str(error)))
     app.add_exception_handler(HTTPException, _http_problem)
@@ -113,7 +120,7 @@ def create_app(config: Config) -> FastAPI:
             measures.predictions.labels(*kind).inc(count)
         return answer
 
-    refusals = {code: {"model": schema.Problem} for code in (400, 404, 409, 413, 422, 503)}
+    refusals = {code: {"model": schema.Problem} for code in (400, 404, 408, 409, 413, 422, 503)}
 
     @app.post("/predict", responses=refusals)
     async def predict(request: schema.Request) -> schema.Answer:
@@ -181,7 +188,7 @@ def _announced(scope: Scope) -> int:
 async def _body(receive: Receive) -> bytes | None:
     """The whole body, or None when it is too large."""
     body, size, more = [], 0, True
-    while more and size <= PATIENCE:
+    while more and size <= THROWN_AWAY:
         message = await receive()
         part = message.get("body", b"")
         size += len(part)

@@ -44,6 +44,7 @@ def heap(name):
 
 
 @EVERY_SERVICE
+@pytest.mark.security
 def test_services_are_confined(name):
     service = SERVICES[name]
     assert service["read_only"] is True
@@ -69,6 +70,7 @@ def test_services_are_watched_and_end_cleanly(name):
 
 
 @EVERY_SERVICE
+@pytest.mark.security
 def test_ports_are_published_on_loopback_only(name):
     published = [preset(port) for port in SERVICES[name].get("ports", [])]
     assert [port for port in published if not re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)] == []
@@ -143,6 +145,7 @@ def test_the_image_installs_what_the_lock_says_and_names_no_version():
     assert re.findall(r"openjdk-(\d+)", DOCKERFILE) == [str(jvm.JAVA)]
 
 
+@pytest.mark.security
 def test_the_image_can_be_built_by_old_builders_and_does_not_run_as_root():
     for newer in ("# syntax=", "<<", "--chmod", "--mount", "--link"):
         assert newer not in DOCKERFILE
@@ -263,33 +266,40 @@ def says(*words, result):
         assert word in message
 
 
+@pytest.mark.badinput
 def test_no_engine_installed(tmp_path):
     says("No container engine", "install", result=cluster_up(PATH=str(tmp_path)))
 
 
 @pytest.mark.skipif(not (shutil.which("docker") and shutil.which("docker-compose")), reason="no docker command here")
+@pytest.mark.badinput
 def test_engine_does_not_answer(tmp_path):
     nowhere = f"unix://{tmp_path}/sock"
     says("does not answer", "start", result=cluster_up(PATH=os.environ["PATH"], DOCKER_HOST=nowhere))
 
 
+@pytest.mark.badinput
 def test_engine_too_old(tmp_path):
     says("19.03.1", "20.10", result=cluster_up(PATH=pretended(tmp_path, ServerVersion="19.03.1")))
 
 
+@pytest.mark.badinput
 def test_compose_too_old(tmp_path):
     says("Compose 1.25.0", "1.29", result=cluster_up(PATH=pretended(tmp_path, compose="1.25.0")))
 
 
+@pytest.mark.badinput
 def test_too_little_memory(tmp_path):
     says("3.8 GB", "Resources", result=cluster_up(PATH=pretended(tmp_path, MemTotal=int(3.8 * 2**30))))
 
 
+@pytest.mark.badinput
 def test_no_gpu(tmp_path):
     says("no GPU", "profile cpu", result=cluster_up("--gpu", PATH=pretended(tmp_path)))
 
 
 @pytest.mark.parametrize("name", cluster.PORTS)
+@pytest.mark.badinput
 def test_port_taken(tmp_path, name):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
@@ -297,5 +307,12 @@ def test_port_taken(tmp_path, name):
         says(f"Port {port}", name, result=cluster_up(PATH=pretended(tmp_path), **free, **{name: port}))
 
 
+@pytest.mark.badinput
 def test_a_build_that_fails_is_one_sentence_too(tmp_path):
     says("could not be built", result=cluster_up(PATH=pretended(tmp_path), **dict.fromkeys(cluster.PORTS, "0")))
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("wrong", ["many", "70000", "-1"])
+def test_a_port_that_is_none(tmp_path, wrong):
+    says("LAB_PORT", wrong, "65535", result=cluster_up(PATH=pretended(tmp_path), LAB_PORT=wrong))

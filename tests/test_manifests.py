@@ -53,6 +53,7 @@ def containers():
 
 
 @pytest.mark.parametrize(("pod", "container"), list(containers()))
+@pytest.mark.security
 def test_no_container_may_more_than_it_needs(pod, container):
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -63,6 +64,26 @@ def test_no_container_may_more_than_it_needs(pod, container):
         assert "memory" in container["resources"]["limits"]
 
 
+@pytest.mark.security
+@pytest.mark.parametrize(("pod", "container"), list(containers()))
+def test_no_container_shares_what_is_the_machines(pod, container):
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    assert "initContainers" not in pod  # they would have to be looked at here, too
+    assert pod["securityContext"].get("runAsUser", 1000) > 0
+    assert container["securityContext"].keys() <= {"allowPrivilegeEscalation", "capabilities", "readOnlyRootFilesystem"}
+    assert not [volume for volume in pod.get("volumes", []) if "hostPath" in volume]
+    assert not [port for port in container.get("ports", []) if "hostPort" in port]
+
+
+@pytest.mark.security
+def test_services_are_reached_from_within_the_cluster_only():
+    services = [each for name in FILES for each in documents(name) if each["kind"] == "Service"]
+    assert services
+    assert {each["spec"].get("type", "ClusterIP") for each in services} == {"ClusterIP"}
+    assert not [each for name in FILES for each in documents(name) if each["kind"] in ("Ingress", "Gateway")]
+
+
+@pytest.mark.security
 def test_the_role_lets_spark_make_pods_and_no_more():
     _, role, _ = documents("spark-role.yaml")
     (rule,) = role["rules"]

@@ -8,22 +8,25 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 import numpy as np
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
-from watch import until
+from watch import listening, until
 
-from helpers import data, ignite, service, settings
+from helpers import data, ignite, load, service, settings
 from helpers.processes import ProcessError, free_port
 from service import __main__ as start
 from service import model as models
 from service import schema
-from service.app import MAX_BODY
+from service.app import MAX_BODY, Config, create_app
 
 pytestmark = pytest.mark.service
 
@@ -114,6 +117,7 @@ def test_a_rare_or_unknown_level_counts_as_other(content):
         ({"levels": []}, "lacks a part"),
     ],
 )
+@pytest.mark.badinput
 def test_a_model_that_does_not_fit_together_is_refused(content, change, words, tmp_path):
     with pytest.raises(models.ModelError, match=words):
         models.save(content | change, tmp_path / "model.json")
@@ -121,6 +125,7 @@ def test_a_model_that_does_not_fit_together_is_refused(content, change, words, t
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "7", '"model"', "{}", "\x80\x04K\x01."])
+@pytest.mark.badinput
 def test_a_file_that_is_no_model_is_refused(text, tmp_path):
     file = tmp_path / "model.json"
     if text is not None:
@@ -140,6 +145,7 @@ def test_the_version_is_the_content(content):
 
 
 @pytest.mark.parametrize("wrong", ["0", "65536", "http", "-1", "8e3"])
+@pytest.mark.badinput
 def test_settings_refuse_a_port_that_is_none(monkeypatch, wrong):
     monkeypatch.setenv("WORKSHOP_SERVICE_PORT", wrong)
     with pytest.raises(settings.SettingError, match="whole number from 1 to 65535"):
@@ -156,6 +162,7 @@ def test_settings_refuse_a_port_that_is_none(monkeypatch, wrong):
         ({"WORKSHOP_MODEL": "x", "WORKSHOP_SERVICE_THREADS": "many"}, "from 1 to 64"),
     ],
 )
+@pytest.mark.badinput
 def test_a_service_that_cannot_start_says_why(monkeypatch, capsys, environment, words):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -164,6 +171,7 @@ def test_a_service_that_cannot_start_says_why(monkeypatch, capsys, environment, 
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.badinput
 def test_a_service_that_cannot_start_ends():
     command = [sys.executable, "-m", "service"]
     done = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True, timeout=120)
@@ -173,6 +181,7 @@ def test_a_service_that_cannot_start_ends():
     )
 
 
+@pytest.mark.badinput
 def test_a_taken_port_is_named(model_file):
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
@@ -215,6 +224,7 @@ def test_live_features_can_be_declined(alone):
     assert alone.ask("/predict", body)[1]["predictions"][0]["model"] == "scheduled"
 
 
+@pytest.mark.badinput
 def test_without_a_store_an_id_needs_features(alone):
     status, answer = alone.ask("/predict", {"flights": [{"id": 7}]})
     assert (status, "flight 7 came without features" in answer["error"]) == (503, True)
@@ -267,6 +277,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
+@pytest.mark.badinput
 def test_a_bad_question_gets_one_clear_sentence(alone, what):
     body, code, words = BAD[what]
     status, answer = alone.ask("/predict", body)
@@ -279,6 +290,8 @@ def test_a_bad_question_gets_one_clear_sentence(alone, what):
 
 
 @pytest.mark.parametrize("announced", [MAX_BODY * 100, None])
+@pytest.mark.badinput
+@pytest.mark.security
 def test_a_body_without_end_is_not_read_to_its_end(alone, announced):
     """Announced as huge it is refused unread; in chunks without an announcement, after a while."""
     with closing(http.client.HTTPConnection("127.0.0.1", alone.port, timeout=30)) as connection:
@@ -295,6 +308,39 @@ def test_a_body_without_end_is_not_read_to_its_end(alone, announced):
     assert alone.ask("/health/live")[0] == 200
 
 
+@pytest.mark.badinput
+@pytest.mark.security
+@pytest.mark.parametrize("sent", [b"", b'{"flights"'], ids=["nothing", "half"])
+def test_a_body_that_does_not_come_is_not_waited_for(model_file, sent):
+    """The application on a real socket, with less patience than it has."""
+    app = create_app(Config(model_file, patience=0.3))
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            with socket.create_connection(listener.getsockname(), timeout=20) as client:
+                client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + sent)
+                answer = b"".join(iter(lambda: client.recv(65536), b""))  # to the end: it hangs up
+        finally:
+            server.should_exit = True
+            thread.join(20)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b'{"error":"The body did not come within 0.3 s: send it again."}' in answer
+
+
+@pytest.mark.security
+def test_it_listens_on_loopback_only(alone):
+    assert {address[0] for address, _ in listening(alone.child.pid)} == {"127.0.0.1"}
+
+
+@pytest.mark.security
+def test_without_settings_it_listens_on_loopback(monkeypatch):
+    monkeypatch.delenv("WORKSHOP_SERVICE_HOST", raising=False)
+    assert settings.service_host() == "127.0.0.1"
+
+
+@pytest.mark.badinput
 def test_other_pages_and_methods(alone):
     assert alone.ask("/")[0] == 404
     assert alone.ask("/predict") == (405, {"error": "This page does not take that method."})
@@ -368,6 +414,20 @@ def test_sigterm_lets_open_requests_finish(model_file):
         assert until(lambda: not running.child.running)
 
 
+@pytest.mark.faults
+def test_a_service_killed_under_load_comes_back_at_its_port_with_the_same_answers(model_file, chance):
+    with service.running(model_file) as first:
+        wanted = first.ask("/predict", BY_FEATURES)
+        asking = load.start(f"{first.url}/predict", [BY_FEATURES], clients=2, seconds=10)
+        time.sleep(chance.uniform(0, 1.5))  # the moment itself
+        first.child.kill()
+        with service.running(model_file, port=first.port) as second:
+            assert second.ask("/predict", BY_FEATURES) == wanted
+            requests = asking.result()
+    assert set(requests["status"]) == {0, 200}  # an answer is right or there is none
+    assert set(requests["status"].tail(2)) == {200}
+
+
 def accepts(port):
     try:
         socket.create_connection(("127.0.0.1", port), timeout=2).close()
@@ -423,6 +483,7 @@ def test_ids_are_scored_from_the_store(stored, content):
 
 
 @pytest.mark.ignite
+@pytest.mark.badinput
 def test_unknown_flights_are_named(stored):
     body = {"flights": [{"id": stored.ids[0]}, {"id": 999_999_998}, {"id": 999_999_999}]}
     status, answer = stored.running.ask("/predict", body)
@@ -460,6 +521,7 @@ def test_live_features_are_used_while_they_are_fresh(stored, content):
 
 @pytest.mark.ignite
 @pytest.mark.parametrize("value", [b"", b"123", np.array([np.nan, 1.0]).tobytes(), "text", 7])
+@pytest.mark.badinput
 def test_damaged_live_features_count_as_unknown(stored, value):
     stored.live("live_airports", dict.fromkeys(("EWR", "JFK", "LGA"), value))
     stored.live("live_flights", {stored.ids[0]: value})
@@ -557,6 +619,7 @@ def test_no_bytes_break_it(stored, body):
 
 
 @pytest.mark.ignite
+@pytest.mark.faults
 def test_the_store_goes_and_comes_back(stored):
     by_id, both = {"flights": [{"id": stored.ids[0]}]}, {"flights": [{"id": stored.ids[0], "features": GATE}]}
     ask = lambda body: stored.running.ask("/predict", body)  # noqa: E731
