@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from helpers import settings, spark
+from helpers import class_archives, settings, spark
 from helpers.processes import Child, free_port
 from helpers.spark import Manager
 
@@ -44,11 +45,12 @@ class Standalone(Manager):
 def executors_below(pid: int) -> list[psutil.Process]:
     """Spark's executors among a process's descendants."""
     found = []
-    for process in psutil.Process(pid).children(recursive=True) if psutil.pid_exists(pid) else []:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-            program, *rest = process.cmdline() or [""]
-            if program.endswith("java") and any("ExecutorBackend" in part for part in rest):
-                found.append(process)
+    with contextlib.suppress(psutil.NoSuchProcess):  # the whole, or one of them below, has just ended
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                program, *rest = process.cmdline() or [""]
+                if program.endswith("java") and any("ExecutorBackend" in part for part in rest):
+                    found.append(process)
     return found
 
 
@@ -95,10 +97,8 @@ def standalone(workers: int = 2, cores: int = 1, memory: str = "1g", port: int |
             launcher = spark.home() / "bin" / "spark-class"
             log4j = spark.folder("conf") / "standalone-log4j2.properties"
             log4j.write_text(spark.logging("info"))
-            options = {
-                "SPARK_DAEMON_MEMORY": "128m",
-                "SPARK_DAEMON_JAVA_OPTS": f"-XX:+UseSerialGC -Dlog4j2.configurationFile={log4j}",
-            }
+            java = ["-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={log4j}", *class_archives.options("spark")]
+            options = {"SPARK_DAEMON_MEMORY": "128m", "SPARK_DAEMON_JAVA_OPTS": shlex.join(java)}
             child = Child(
                 [launcher, f"org.apache.spark.deploy.{name}", "--host", "127.0.0.1", *arguments],
                 log=work / f"{name.split('.')[0]}-{port}.log",

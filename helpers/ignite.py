@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 from py4j.java_gateway import JavaGateway
 
-from helpers import certificates, jvm, settings
+from helpers import certificates, class_archives, jvm, settings
 from helpers.gateway import gateway
 from helpers.ignite_client import Clients
-from helpers.processes import Child, ProcessError, free_port, listening
+from helpers.processes import Child, ProcessError, free_port, listening, own_folder
 
 READY_SECONDS = 120
 CONFIG = settings.JVM / "ignite" / "server.xml"
@@ -48,6 +48,7 @@ class Cluster:
         self.tls: dict[str, object] = {}
         self.heap = 0
         self.nodes: dict[int, Child] = {}
+        self._secrets: dict[str, str] = {}  # by the environment: everybody can read a command line
         self._properties = {f"workshop.{key.replace('_', '.')}": value for key, value in properties.items()}
         self._discovery: list[int] = []
 
@@ -169,12 +170,13 @@ class Cluster:
         given = [f"-D{key}={value}" for key, value in properties.items()]
         main = ("org.apache.ignite.startup.cmdline.CommandLineStartup", CONFIG)
         command = [*java(f"{self.heap}m", *given), *main]  # Ignite's diagnostics go to where it runs
-        self.nodes[number] = Child(command, log=self.folder / f"node{number}.log", cwd=self.folder)
+        log = self.folder / f"node{number}.log"
+        self.nodes[number] = Child(command, log=log, cwd=self.folder, env=self._secrets)
         return number
 
     def _start(self, nodes: int) -> None:
         while len(self._discovery) < nodes + SPARE_NODES:
-            self._discovery = list(dict.fromkeys([*self._discovery, free_port()]))
+            self._discovery.append(free_port())
         for number in range(nodes):
             self._spawn(number)
         self.wait()
@@ -189,7 +191,7 @@ def java(heap: str, *options: str) -> list[str]:
     """The beginning of a command that runs a class of Ignite: Java 17, its flags and the class path."""
     opens = [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED.split()]
     quiet = ["-DIGNITE_UPDATE_NOTIFIER=false", "-DIGNITE_NO_ASCII=true", "-Djava.net.preferIPv4Stack=true"]
-    memory = [f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
+    memory = [f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", *class_archives.options("ignite")]
     path = os.pathsep.join(map(str, jvm.jars("ignite")))
     return [str(jvm.java_home() / "bin" / "java"), *memory, *opens, *quiet, *options, "-cp", path]
 
@@ -226,15 +228,18 @@ def cluster(
             f"{nodes} nodes may need {needed} MB and {free:.0f} MB are free: use fewer, or a smaller heap."
         )
     ports = [free_port(port and port + number, f"Ignite node {number}") for number in range(nodes)]
-    folder = _folder(name)
+    folder = own_folder(settings.build_dir() / "ignite", name)
     switches = {"persistent": persistent, "authentication": authentication, "region": region}
     options = {key: str(value).lower() for key, value in switches.items()}
     if tls:
-        options |= {"tls": folder / "tls", "tls_password": certificates.make(folder / "tls", here())}
+        options["tls"] = folder / "tls"
+        password = certificates.make(folder / "tls", here())
     with ExitStack() as stack:
         made = Cluster([(here(), each) for each in ports], folder, **options)
         made.heap = heap
-        made.tls = certificates.client_options(folder / "tls") if tls else {}
+        if tls:
+            made.tls = certificates.client_options(folder / "tls")
+            made._secrets = {"WORKSHOP_TLS_PASSWORD": password}
         stack.callback(made.stop)
         made._start(nodes)
         print(f"Ignite cluster of {nodes}: clients at {', '.join(f'{here()}:{each}' for each in ports)}")
@@ -249,7 +254,7 @@ def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
     `gateway.jvm.org.apache.ignite.Ignition.start(str(CONFIG))` in it makes a client node: part of the cluster,
     without data. Raises ProcessError when it does not start.
     """
-    folder = _folder("driver")
+    folder = own_folder(settings.build_dir() / "ignite", "driver")
     properties = {
         "workshop.client": "true",
         "workshop.node": f"driver{next(_numbers)}",
@@ -266,16 +271,3 @@ def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
             yield opened
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _folder(name: str) -> Path:
-    """A new folder for this run; those of processes that are gone are removed."""
-    root = settings.build_dir() / "ignite"
-    root.mkdir(parents=True, exist_ok=True)
-    for old in root.iterdir():
-        owner = old.name.split("-")[-2]
-        if not psutil.pid_exists(int(owner)):
-            shutil.rmtree(old, ignore_errors=True)
-    folder = root / f"{name}-{os.getpid()}-{next(_numbers)}"
-    folder.mkdir()
-    return folder

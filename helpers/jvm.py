@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import http.client
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from helpers import settings
+from helpers.processes import alone
 
 JAVA = 17
 MAVEN_VERSION = "3.9.11"
@@ -90,8 +92,12 @@ def fetch() -> None:
     not the expected one.
     """
     bundled = settings.ROOT / "bundle" / "java"
-    settings.build_dir().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=settings.build_dir(), prefix="java-") as folder:
+    with (
+        alone(settings.build_dir() / "java.lock"),
+        tempfile.TemporaryDirectory(dir=settings.build_dir(), prefix="java-") as folder,
+    ):
+        if not missing():  # another process has fetched them meanwhile
+            return
         if bundled.is_dir():
             shutil.copytree(bundled, folder, dirs_exist_ok=True)
             remedy = "unpack the bundle's archive again, into an empty folder."
@@ -118,7 +124,8 @@ def _copy_by_maven(folder: str) -> None:
         *("package", "dependency:copy-dependencies", f"-Dworkshop.java={folder}"),
     ]
     environment = {**os.environ, "JAVA_HOME": str(java_home())}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+    with alone(Path.home() / ".m2" / "workshop.lock"):  # Maven does not expect another one in the same cache
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
     if done.returncode:
         errors = [line for line in done.stdout.splitlines() if "ERROR" in line]
         raise JavaError(
@@ -143,15 +150,18 @@ def _download_maven(url: str) -> None:
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
             archive = response.read()
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # nobody there, no address, half a file
         raise JavaError(f"Maven could not be downloaded ({error}): check the network, or install Maven.") from None
     if hashlib.sha512(archive).hexdigest() != MAVEN_SHA512:
         raise JavaError(f"The Maven downloaded from {url} is not the expected one: install Maven yourself.")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=settings.build_dir()) as folder:
         packed = Path(folder) / "maven.tar.gz"
         packed.write_bytes(archive)
         with tarfile.open(packed) as tar:
-            tar.extractall(settings.build_dir(), filter="data")
+            tar.extractall(folder, filter="data")
+        whole = settings.build_dir() / f"apache-maven-{MAVEN_VERSION}"
+        shutil.rmtree(whole, ignore_errors=True)
+        (Path(folder) / whole.name).rename(whole)  # not half of it, when this is killed
 
 
 def _candidates() -> list[Path]:
@@ -218,5 +228,5 @@ if __name__ == "__main__":
         if missing():
             print(f"Fetching the Java artefacts of {', '.join(missing())} (about a minute)", flush=True)
             fetch()
-    except JavaError as problem:
+    except (JavaError, settings.SettingError) as problem:
         sys.exit(str(problem))

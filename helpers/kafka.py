@@ -1,7 +1,6 @@
 """Kafka: one broker as a local process (or the one that the settings name), topics, and the way in and out."""
 
 import base64
-import itertools
 import json
 import logging
 import os
@@ -17,14 +16,13 @@ import psutil
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from helpers import jvm, settings
-from helpers.processes import Child, ProcessError, free_port
+from helpers import class_archives, jvm, settings
+from helpers.processes import Child, ProcessError, free_port, own_folder
 
 READY_SECONDS = 60
 TEMPLATE = settings.JVM / "kafka" / "server.properties"
 LOG4J = settings.JVM / "kafka" / "log4j2.properties"
 
-_numbers = itertools.count()
 # librdkafka writes every refused connection to stderr unless it is given a logger
 _quiet = logging.getLogger("workshop.kafka")
 _quiet.addHandler(logging.NullHandler())
@@ -86,8 +84,9 @@ class Broker:
     def _java(self) -> list[str]:
         path = os.pathsep.join(map(str, jvm.jars("kafka")))
         flags = [f"-Xmx{self._heap}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError"]
-        properties = [f"-Dlog4j2.configurationFile={LOG4J.as_uri()}", "-Djava.awt.headless=true"]
-        return [str(jvm.java_home() / "bin" / "java"), *flags, *properties, "-cp", path]
+        flags += [f"-Dlog4j2.configurationFile={LOG4J.as_uri()}", "-Djava.awt.headless=true"]
+        flags += class_archives.options("kafka")
+        return [str(jvm.java_home() / "bin" / "java"), *flags, "-cp", path]
 
     def _format(self) -> None:
         """Write its settings and give its empty log folder an identity, as Kafka demands before the first start."""
@@ -121,7 +120,7 @@ def broker(heap: int = 256, port: int | None = None, local: bool = False) -> Ite
         require(external.bootstrap)
         yield external
         return
-    folder = _folder()
+    folder = own_folder(settings.build_dir() / "kafka", "broker")
     made = Broker(f"127.0.0.1:{free_port(port, 'the Kafka broker')}", folder, heap)
     made._format()
     try:
@@ -281,15 +280,3 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str, every
         if time.monotonic() > end:
             raise KafkaError(f"{what}: not within {timeout:.0f} s.")
         time.sleep(every)
-
-
-def _folder() -> Path:
-    """A new folder for this run; those of processes that are gone are removed."""
-    root = settings.build_dir() / "kafka"
-    root.mkdir(parents=True, exist_ok=True)
-    for old in root.iterdir():
-        if not psutil.pid_exists(int(old.name.split("-")[-2])):
-            shutil.rmtree(old, ignore_errors=True)
-    folder = root / f"broker-{os.getpid()}-{next(_numbers)}"
-    folder.mkdir()
-    return folder

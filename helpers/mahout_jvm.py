@@ -2,14 +2,11 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-import psutil
-
-from helpers import jvm, settings
+from helpers import class_archives, jvm, settings
+from helpers.processes import own_folder
 
 # Spark 2.4 is older than Java's modules: these packages have to be opened to it.
 OPENED = (
@@ -37,6 +34,7 @@ def command(place: Path, memory: str, classpath: str) -> list[object]:
     options = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED]
     options += [f"-Xmx{memory}", "-XX:+UseParallelGC", "-Djava.net.preferIPv4Stack=true"]
     options += [f"-Dlog4j.configuration={log4j.as_uri()}", f"-Djava.io.tmpdir={place}"]
+    options += class_archives.options("mahout")
     return [jvm.java_home() / "bin" / "java", *options, "-cp", classpath, "workshop.Main"]
 
 
@@ -96,9 +94,6 @@ def folder() -> Path:
 
 def session_folder() -> Path:
     """A folder for one session; those of Pythons that were killed are deleted."""
-    for old in folder().glob("session-*"):
-        if not psutil.pid_exists(int(old.name.split("-")[1])):
-            shutil.rmtree(old, ignore_errors=True)
-    place = Path(tempfile.mkdtemp(dir=folder(), prefix=f"session-{os.getpid()}-"))
+    place = own_folder(folder(), "session")
     (place / "classes").mkdir()
     return place

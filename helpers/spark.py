@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import sys
 import tempfile
 import urllib.request
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import findspark
 
-from helpers import jvm, settings
+from helpers import class_archives, jvm, settings
 from helpers.processes import Child
 
 if settings.spark_home():
@@ -87,12 +88,14 @@ def configuration(memory: str = "1g") -> dict[str, str]:
     host = settings.spark_driver_host() or "127.0.0.1"
     log4j = folder("conf") / "log4j2.properties"
     log4j.write_text(logging())
+    driver = ["-XX:+UseSerialGC", "-Xss4m", f"-Dlog4j2.configurationFile={log4j.as_uri()}"]
+    driver += class_archives.options("spark")
     return {
         "spark.driver.memory": memory,
         "spark.driver.host": host,
         "spark.driver.bindAddress": host,
         "spark.executor.extraJavaOptions": "-XX:+UseSerialGC",
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j.as_uri()} -Xss4m",
+        "spark.driver.extraJavaOptions": shlex.join(driver),
         "spark.local.dir": str(folder("local")),
         "spark.sql.warehouse.dir": str(folder("warehouse")),
         "spark.sql.session.timeZone": "UTC",
@@ -152,11 +155,11 @@ def traffic(spark: SparkSession) -> dict[str, int]:
 
 
 def _start_jvm(conf: SparkConf) -> None:
-    """Start the driver's JVM with its error output in a file: Java's own warnings would fill the first cell."""
+    """Start the driver's JVM with its output in a file: Java's own warnings would fill the first cell."""
     log = folder("logs") / f"driver-{os.getpid()}.log"
-    with log.open("wb") as stderr:
+    with log.open("wb") as said:
         try:
-            gateway = launch_gateway(conf, popen_kwargs={"stderr": stderr})
+            gateway = launch_gateway(conf, popen_kwargs={"stdout": said, "stderr": said})
         except PySparkRuntimeError as error:
             raise RuntimeError(f"Spark's JVM did not start: {log.read_text()[-1000:] or error}") from None
     SparkContext._ensure_initialized(gateway=gateway)

@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 from py4j.java_gateway import JavaGateway
 
-from helpers import jvm, settings, spark
+from helpers import class_archives, jvm, settings, spark
 from helpers.cluster import executors_below
 from helpers.gateway import gateway
+from helpers.processes import own_folder
 from helpers.spark import Manager
 
 CONNECT_MILLISECONDS = 60_000
@@ -49,10 +50,9 @@ def yarn(memory_mb: int = 4096, cores: int = 4, heap: str = "384m") -> Iterator[
     Containers are processes of this machine and read its files; there is no HDFS. Raises ProcessError when the JVM
     does not start, JavaError without its artefacts.
     """
-    folder = spark.folder(f"yarn-{os.getpid()}")
-    shutil.rmtree(folder)
+    folder = own_folder(settings.build_dir() / "spark", "yarn")
     conf = folder / "conf"
-    conf.mkdir(parents=True)
+    conf.mkdir()
     try:
         with gateway(_java(folder, heap), folder, "yarn") as (opened, child):
             ui = _start(opened, folder, _settings(memory_mb, cores))
@@ -69,7 +69,7 @@ def _java(folder: Path, heap: str) -> list[object]:
     jars = [*loggers, *(jar for jar in jvm.jars("yarn") if not jar.name.startswith("slf4j-api-1"))]
     return [
         *(jvm.java_home() / "bin" / "java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-Djava.net.preferIPv4Stack=true"),
-        *(f"--add-opens={package}=ALL-UNNAMED" for package in OPENED),
+        *(*class_archives.options("yarn"), *(f"--add-opens={package}=ALL-UNNAMED" for package in OPENED)),
         *(f"-Dlog4j2.configurationFile={log4j.as_uri()}", f"-Dtest.build.data={folder / 'data'}"),
         *(f"-Dhadoop.log.dir={folder / 'logs'}", "-cp", os.pathsep.join(map(str, jars))),
     ]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from contextlib import suppress
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 from pyignite.datatypes import LongObject
 from pyignite.datatypes.cluster_state import ClusterState
 from pyignite.exceptions import AuthenticationError, ReconnectError
-from watch import below, nothing_left, until
+from watch import below, nothing_left, open_to_the_world, until
 
 from helpers import certificates, ignite, ignite_client, settings
 from helpers.processes import ProcessError, listening
@@ -52,6 +53,7 @@ def test_storable_lets_through_what_comes_back_unchanged(value):
         ([1, 2**70], ValueError, "64 bits"),
     ],
 )
+@pytest.mark.badinput
 def test_storable_refuses_what_would_be_spoilt(value, error, words):
     with pytest.raises(error, match=words):
         ignite_client.storable(value)
@@ -64,7 +66,8 @@ def test_settings_read_addresses(monkeypatch):
     assert settings.ignite() == []
 
 
-@pytest.mark.parametrize("wrong", ["one", "one:", ":10800", "one:port"])
+@pytest.mark.parametrize("wrong", ["one", "one:", ":10800", "one:port", "one:0", "one:99999"])
+@pytest.mark.badinput
 def test_settings_refuse_wrong_addresses(monkeypatch, wrong):
     monkeypatch.setenv("WORKSHOP_IGNITE", wrong)
     with pytest.raises(settings.SettingError, match="host:port"):
@@ -80,6 +83,7 @@ def test_nodes_listen_where_the_cluster_of_spark_reaches_them(monkeypatch):
         assert not listening(port, "127.0.0.1")
 
 
+@pytest.mark.security
 def test_keys_of_the_certificates_are_private(tmp_path):
     first, second = certificates.make(tmp_path / "a"), certificates.make(tmp_path / "b")
     assert first != second
@@ -87,17 +91,20 @@ def test_keys_of_the_certificates_are_private(tmp_path):
     assert (tmp_path / "a" / "ca.pem").read_bytes() != (tmp_path / "b" / "ca.pem").read_bytes()
 
 
+@pytest.mark.badinput
 def test_authentication_needs_persistence():
     with pytest.raises(ValueError, match="persistent"), ignite.cluster(nodes=1, authentication=True, local=True):
         pass
 
 
+@pytest.mark.badinput
 def test_too_many_nodes_for_this_machine():
     nodes = int(psutil.virtual_memory().total / 1e6 / 256) + 1
     with nothing_left(), pytest.raises(ProcessError, match="are free"), ignite.cluster(nodes=nodes, local=True):
         pass
 
 
+@pytest.mark.badinput
 def test_port_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -127,10 +134,13 @@ def test_ready_means_that_every_node_sees_all(pair):
 
 
 @pytest.mark.ignite
+@pytest.mark.badinput
+@pytest.mark.security
 def test_clusters_side_by_side_do_not_meet(pair):
     with ignite.cluster(nodes=1, heap=HEAP, region=64, name="other", local=True) as other:
         assert other.servers_seen(0) == 1
         assert not set(other.addresses) & set(pair.addresses)
+        assert open_to_the_world() == []
         other.clients().get().create_cache("ONLY_HERE")
         assert "ONLY_HERE" not in pair.clients().get().get_cache_names()
         assert other.start_node() == 1  # and it can grow
@@ -238,6 +248,7 @@ def test_driver_is_a_client_node_and_ends(pair):
 
 
 @pytest.mark.ignite
+@pytest.mark.badinput
 def test_a_heap_too_small_is_said():
     with (
         pytest.raises(ProcessError, match=r"Ignite node 0 \(heap 8 MB\)"),
@@ -265,7 +276,9 @@ def test_a_node_that_dies_while_starting_takes_the_others_along(monkeypatch):
 
 
 @pytest.mark.ignite
-def test_a_killed_node_takes_no_key_with_a_backup_along():
+@pytest.mark.faults
+def test_a_killed_node_takes_no_key_with_a_backup_along(chance):
+    victim = chance.randrange(3)
     with (
         ignite.cluster(nodes=3, heap=HEAP, region=64, name="killed", local=True) as cluster,
         cluster.clients() as clients,
@@ -277,16 +290,45 @@ def test_a_killed_node_takes_no_key_with_a_backup_along():
             all_copies = pyignite.datatypes.cache_config.WriteSynchronizationMode.FULL_SYNC  # not only the primary
             settings_of[pyignite.datatypes.prop_codes.PROP_WRITE_SYNCHRONIZATION_MODE] = all_copies
             clients.get().create_cache(settings_of).put_all(wanted)
-        cluster.kill(1)
-        assert cluster.alive() == [0, 2]
+        cluster.kill(victim)
+        assert cluster.alive() == [number for number in range(3) if number != victim]
         found = [clients.read(lambda _, n=n: clients.cache(f"B{n}").get_all(list(wanted))) for n in (0, 1)]
         assert found[1] == wanted
         assert 0 < len(found[0]) < len(wanted)
-        cluster.start_node(1)
+        cluster.start_node(victim)
         assert all(cluster.servers_seen(number) == 3 for number in range(3))
 
 
 @pytest.mark.ignite
+@pytest.mark.faults
+def test_a_whole_cluster_killed_while_it_is_written_to_has_every_key_that_it_confirmed(chance):
+    with ignite.cluster(nodes=2, heap=HEAP, region=64, persistent=True, name="whole", local=True) as cluster:
+        cluster.clients().get().get_cluster().set_state(ClusterState.ACTIVE)
+        cache, confirmed = cluster.clients().get().create_cache("KEPT"), []
+
+        def write():
+            with suppress(Exception):  # the cluster goes while it writes
+                for number in range(1_000_000):
+                    cache.put(number, number + 1)
+                    confirmed.append(number)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert until(lambda: len(confirmed) > 100)
+        time.sleep(chance.uniform(0, 1))  # the moment itself
+        cluster.kill(*chance.sample(range(2), 2))
+        writer.join()
+        print(f"killed after {len(confirmed):,} confirmed keys")
+        cluster.start_again()
+        client = cluster.clients().get()
+        assert until(lambda: client.get_cluster().get_state() == ClusterState.ACTIVE)
+        found = client.get_cache("KEPT").get_all(confirmed)
+        assert found == {number: number + 1 for number in confirmed}
+
+
+@pytest.mark.ignite
+@pytest.mark.faults
+@pytest.mark.security
 def test_the_vault_lets_in_only_those_who_may_and_survives_a_crash(tmp_path):
     entry = {"username": "ignite", "password": "ignite"}
     with ignite.cluster(
@@ -294,6 +336,9 @@ def test_the_vault_lets_in_only_those_who_may_and_survives_a_crash(tmp_path):
     ) as vault:
         client = vault.clients(**entry).get()
         client.get_cluster().set_state(ClusterState.ACTIVE)
+        password = vault._secrets["WORKSHOP_TLS_PASSWORD"]
+        assert password not in " ".join(psutil.Process(vault.nodes[0].pid).cmdline())
+        assert password not in vault.nodes[0].output()
         client.get_or_create_cache("KEPT").put_all({number: number for number in range(500)})
 
         certificates.make(tmp_path / "other")
@@ -336,6 +381,7 @@ def forward(source: socket.socket, port: int) -> None:
 @pytest.mark.ignite
 @pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLS")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux answers on all of 127.0.0.0/8")
+@pytest.mark.security
 def test_a_certificate_for_another_host_is_refused():
     with (
         ignite.cluster(nodes=1, heap=HEAP, region=64, tls=True, name="named", local=True) as named,
@@ -366,6 +412,7 @@ ORPHAN = """
 
 
 @pytest.mark.ignite
+@pytest.mark.faults
 @pytest.mark.parametrize("end", ["killed", "failed cell"])
 def test_nothing_outlives_the_python_that_started_it(end):
     then = "time.sleep(300)" if end == "killed" else "raise ZeroDivisionError"

@@ -3,6 +3,7 @@
 import http.server
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -55,12 +56,14 @@ def test_java_home_comes_first(only_these, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("version", ["11.0.2", "21.0.1", "25"])
+@pytest.mark.badinput
 def test_only_another_java(only_these, version):
     only_these(version)
     with pytest.raises(jvm.JavaError, match=rf"only Java {version.split('.')[0]} in .* was found: install it"):
         jvm.java_home()
 
 
+@pytest.mark.badinput
 def test_no_java_at_all(only_these):
     only_these()
     with pytest.raises(jvm.JavaError, match="Java 17 is needed, and none was found: install it"):
@@ -73,6 +76,8 @@ def test_jars_are_complete_and_verified():
         assert len(jvm.jars(module)) == len((settings.JVM / module / "SHA256SUMS").read_text().splitlines())
 
 
+@pytest.mark.badinput
+@pytest.mark.security
 def test_a_damaged_jar_is_noticed(tmp_path, monkeypatch):
     module = jvm.modules()[0]
     shutil.copytree(settings.build_dir() / "java" / module, tmp_path / "java" / module)
@@ -92,6 +97,7 @@ def failing_maven(tmp_path, monkeypatch, script):
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
 
 
+@pytest.mark.badinput
 def test_no_network_at_first_set_up(tmp_path):
     """The real Maven, with an empty cache, sent to a port where nothing listens."""
     options = f"-Dmaven.repo.local={tmp_path / 'm2'} -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=9"
@@ -108,6 +114,8 @@ def test_no_network_at_first_set_up(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.badinput
+@pytest.mark.security
 def test_other_jars_than_expected_are_refused(tmp_path, monkeypatch):
     failing_maven(
         tmp_path, monkeypatch, 'for a; do case $a in -Dworkshop.java=*) mkdir -p "${a#*=}/ignite";; esac; done'
@@ -143,6 +151,44 @@ def test_maven_is_fetched_where_it_is_absent(mirror, tmp_path, monkeypatch):
     assert f"Apache Maven {jvm.MAVEN_VERSION}" in said.stdout
 
 
+@pytest.fixture
+def breaks_off():
+    """An address that promises a megabyte and hangs up after a few bytes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nhalf")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/maven.tar.gz"
+        thread.join(10)
+
+
+@pytest.mark.badinput
+def test_half_a_maven_is_not_kept(breaks_off, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_MAVEN_URL", breaks_off)
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
+    monkeypatch.setattr(jvm.shutil, "which", lambda _: None)
+    with pytest.raises(jvm.JavaError, match=r"could not be downloaded .*: check the network, or install Maven"):
+        jvm.maven()
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.badinput
+def test_a_mirror_that_is_no_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_MAVEN_URL", "our mirror")
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
+    monkeypatch.setattr(jvm.shutil, "which", lambda _: None)
+    with pytest.raises(jvm.JavaError, match=r"could not be downloaded .*our mirror"):
+        jvm.maven()
+
+
+@pytest.mark.badinput
+@pytest.mark.security
 def test_a_wrong_maven_is_refused(mirror, tmp_path, monkeypatch):
     url, folder = mirror
     next(folder.glob("*.tar.gz")).write_bytes(b"not Maven")

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.kafka
 # ---- without a broker
 
 
+@pytest.mark.badinput
 def test_no_broker_is_a_clear_error_within_seconds(monkeypatch):
     nobody = f"127.0.0.1:{processes.free_port()}"
     monkeypatch.setenv("WORKSHOP_KAFKA", nobody)
@@ -39,13 +40,15 @@ def test_no_broker_is_a_clear_error_within_seconds(monkeypatch):
     assert time.monotonic() - start < 30
 
 
-@pytest.mark.parametrize("wrong", ["kafka", "kafka:", ":9092", "kafka:port"])
+@pytest.mark.parametrize("wrong", ["kafka", "kafka:", ":9092", "kafka:port", "kafka:0", "kafka:99999"])
+@pytest.mark.badinput
 def test_settings_refuse_wrong_addresses(monkeypatch, wrong):
     monkeypatch.setenv("WORKSHOP_KAFKA", wrong)
     with pytest.raises(settings.SettingError, match="host:port"):
         settings.kafka()
 
 
+@pytest.mark.badinput
 def test_port_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -94,6 +97,16 @@ def test_what_is_sent_is_counted_and_read_back(broker):
     assert kafka.read(broker.bootstrap, "back") == []
 
 
+@pytest.mark.badinput
+def test_started_twice_it_says_so_and_goes_on(broker):
+    pid = broker.pid
+    with pytest.raises(processes.ProcessError, match="running already"):
+        broker.start()
+    assert broker.running
+    assert broker.pid == pid
+
+
+@pytest.mark.security
 def test_it_listens_on_loopback_only(broker):
     addresses = {c.laddr.ip for c in psutil.Process(broker.pid).net_connections() if c.status == "LISTEN"}
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
@@ -114,16 +127,27 @@ def test_the_replay_keeps_its_pace_and_stops_on_an_error(broker):
     assert not sending.running
 
 
-def test_a_killed_broker_comes_back_with_all_that_it_confirmed():
+@pytest.mark.faults
+def test_a_broker_killed_while_it_is_sent_to_comes_back_with_every_record_once(chance):
+    wanted, fatal = 20_000, chance.randrange(100, 18_000)
     with kafka.broker(local=True) as broker:
         kafka.create_topics(broker.bootstrap, "kept")
-        confirmed = kafka.send(broker.bootstrap, "kept", ((str(n), b"x") for n in range(20_000)))
-        broker.kill()
+        sender = kafka.Sender(broker.bootstrap)
+        for number in range(wanted):
+            sender.send("kept", b"x", str(number))
+            if number == fatal:
+                kafka.wait_until(lambda: sender.poll(0.01) or sender.sent, 30, "The first are confirmed")
+                broker.kill()
+                confirmed = sender.sent["kept"]
+        print(f"killed after record {fatal:,}, {confirmed:,} were confirmed")
         assert not broker.running
+        assert confirmed < wanted
         with pytest.raises(kafka.KafkaError, match="No Kafka broker"):
             kafka.count(broker.bootstrap, "kept")
         broker.start()
-        assert kafka.count(broker.bootstrap, "kept") == confirmed == 20_000
+        assert sender.flush() == {"kept": wanted}
+        keys = [int(key) for key, _ in kafka.read(broker.bootstrap, "kept")]
+        assert sorted(keys) == list(range(wanted))
         pid = broker.pid
     assert until(lambda: not psutil.pid_exists(pid))
 
@@ -148,6 +172,7 @@ ORPHAN = """
 """
 
 
+@pytest.mark.faults
 def test_the_broker_dies_with_its_parent():
     script = textwrap.dedent(ORPHAN).format(root=str(settings.ROOT))
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as python:
@@ -211,6 +236,7 @@ BAD = {
 }
 
 
+@pytest.mark.badinput
 def test_everything_bad_gets_its_reason_and_none_stops_the_query(broker, spark, fs, tmp_path):
     kafka.create_topics(broker.bootstrap, "departures", "arrivals")
     bad = [event for events in BAD.values() for event in events]
@@ -246,6 +272,26 @@ def test_a_duplicate_is_counted_once(broker, spark, fs):
     assert spark.table("once").count() == 50
 
 
+@pytest.mark.badinput
+def test_an_event_that_comes_too_late_is_counted_and_dropped(broker, spark, fs, tmp_path):
+    """Two runs on one checkpoint: the first moves the watermark, the second brings an event of two days before."""
+    from pyspark.sql import functions as F
+
+    kafka.create_topics(broker.bootstrap, "late")
+    rows = fs.gate(fs.read(spark, broker.bootstrap, "late"), fs.known_airports(), "'departures'")
+    rows = rows.where("reason IS NULL").withColumn("at", F.timestamp_seconds("time")).withWatermark("at", "30 minutes")
+    counts = rows.groupBy(F.window("at", "1 hour")).count()
+
+    def run(*events):
+        kafka.send(broker.bootstrap, "late", ((None, event) for event in events))
+        writer = counts.writeStream.format("parquet").option("checkpointLocation", str(tmp_path / "checkpoint"))
+        return streams.finish(writer.trigger(availableNow=True).start(str(tmp_path / "out")), timeout=120)
+
+    assert run(GOOD)["too_late"].sum() == 0
+    assert run(GOOD | {"id": 2, "time": GOOD["time"] - 172_800})["too_late"].sum() == 1
+
+
+@pytest.mark.badinput
 def test_a_failing_query_says_why(broker, spark, fs):
     kafka.create_topics(broker.bootstrap, "failing")
     kafka.send(broker.bootstrap, "failing", [(None, GOOD)])
@@ -272,7 +318,9 @@ JOB = """
 """
 
 
-def test_a_query_killed_in_a_batch_resumes_and_each_event_is_there_once(broker, spark, stream_py, tmp_path):
+@pytest.mark.faults
+def test_a_query_killed_in_a_batch_resumes_and_each_event_is_there_once(broker, spark, stream_py, tmp_path, chance):
+    done = chance.randrange(1, 6)  # of twelve batches
     kafka.create_topics(broker.bootstrap, "many")
     sent = kafka.send(broker.bootstrap, "many", ((str(n), GOOD | {"id": n}) for n in range(3000)))
     job = stream_py.with_name("job.py")
@@ -297,7 +345,8 @@ def test_a_query_killed_in_a_batch_resumes_and_each_event_is_there_once(broker, 
 
     first = start()
     try:
-        first.wait_until(lambda: highest("commits") >= 1 and highest("offsets") > highest("commits"), 120, "first")
+        first.wait_until(lambda: highest("commits") >= done and highest("offsets") > highest("commits"), 120, "first")
+        time.sleep(chance.uniform(0, 0.2))  # into the batch
         first.kill()
         assert handled() < sent  # it was killed on its way
     finally:

@@ -1,16 +1,19 @@
 """YARN and Kubernetes as cluster managers: jobs run, faults are survived or named, nothing is left behind."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from watch import nothing_left, open_to_the_world
+from watch import nothing_left, open_to_the_world, until
 
 from helpers import cluster, kubernetes, spark
 from helpers.kubernetes import ClusterError
 from helpers.yarn import yarn
 
 pytestmark = pytest.mark.managers
-SMALL = {"spark.executor.memory": "512m", "spark.executor.instances": 1}
+HALF = {"spark.executor.memory": "512m"}
+SMALL = HALF | {"spark.executor.instances": 1}
 JOB = """
 import sys, time
 from pyspark.sql import SparkSession
@@ -30,6 +33,8 @@ def job(tmp_path_factory):
     return script
 
 
+@pytest.mark.faults
+@pytest.mark.security
 def test_yarn_runs_a_job_in_containers_and_survives_a_killed_executor(job, capsys):
     with nothing_left(), yarn(memory_mb=3072) as running:
         assert running.ui in capsys.readouterr().out
@@ -37,6 +42,35 @@ def test_yarn_runs_a_job_in_containers_and_survives_a_killed_executor(job, capsy
         assert len(running.container_logs()) >= 3  # the application master's, the killed executor's, its successor's
         assert open_to_the_world() == []
     assert not running.folder.exists()
+
+
+@pytest.mark.faults
+def test_standalone_survives_a_killed_executor(job, chance):
+    delay, due = chance.uniform(0, 2), time.monotonic() + 60
+
+    def moment():
+        """From the first executor on, `delay` seconds later."""
+        nonlocal due
+        due = min(due, time.monotonic() + delay) if standalone.executors() else due
+        return time.monotonic() > due
+
+    with nothing_left(), cluster.standalone(workers=2, memory="512m") as standalone:
+        assert cluster.submit_and_kill(job, [12], standalone, moment, HALF).strip() == "2470"
+
+
+@pytest.mark.faults
+def test_standalone_survives_a_killed_worker(job, chance):
+    """A whole worker goes, its executor with it: what it computed is computed once more, and the sum is right."""
+    delay, victim = chance.uniform(0, 2), chance.randrange(2)
+    with nothing_left(), cluster.standalone(workers=2, memory="512m") as standalone:
+        with ThreadPoolExecutor(1) as pool:
+            submitted = pool.submit(spark.submit, job, [12], manager=standalone, conf=HALF)
+            assert until(lambda: len(standalone.executors()) == 2 or submitted.done(), 90)
+            time.sleep(delay)  # the moment itself
+            assert not submitted.done()
+            standalone.workers[victim].kill()
+            assert submitted.result().strip() == "2470"
+        assert [worker.running for worker in standalone.workers] == [number != victim for number in range(2)]
 
 
 def test_standalone_knows_its_executors():
@@ -48,6 +82,7 @@ def test_standalone_knows_its_executors():
         session.stop()
 
 
+@pytest.mark.badinput
 def test_without_kubectl(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ClusterError, match="kubectl is not in the PATH: install it"):
@@ -66,6 +101,7 @@ KUBECTL = "#!/bin/sh\necho '{said}' >&2\nexit 1\n"
         ("Error from server (Forbidden): exceeded quota: small, requested: pods=1", "quota is used up"),
     ],
 )
+@pytest.mark.badinput
 def test_what_kubectl_says_becomes_one_sentence(monkeypatch, tmp_path, said, words):
     """kubectl's own words, for machines without a cluster; the tests below ask a real one."""
     (tmp_path / "kubectl").write_text(KUBECTL.format(said=said))
@@ -84,6 +120,7 @@ def namespace(real_cluster):
     kubernetes.kubectl("delete", "namespace", name)
 
 
+@pytest.mark.faults
 def test_kubernetes_runs_a_job_and_survives_a_killed_executor(real_cluster, job):
     with kubernetes.kubernetes() as running:
         assert cluster.submit_and_kill(job, [20], running, lambda: True, SMALL).strip() == "2470"

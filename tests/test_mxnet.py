@@ -102,6 +102,7 @@ def test_lean_import_hides_modules_only_while_it_lasts(monkeypatch: pytest.Monke
         (OSError("libquadmath.so.0: cannot open shared object file"), "libquadmath0"),
     ],
 )
+@pytest.mark.badinput
 def test_a_platform_without_mxnet_gets_one_sentence(monkeypatch: pytest.MonkeyPatch, failure: Exception, says: str):
     def fail(_name: str) -> None:
         raise failure
@@ -154,13 +155,15 @@ def test_two_workers_train_as_one(script: Path):
         assert traffic["pushed"] < 10 * 40 * 2
 
 
-def test_a_worker_killed_ends_the_job_at_once(script: Path):
+@pytest.mark.faults
+def test_a_worker_killed_ends_the_job_at_once(script: Path, chance):
+    number, step = chance.randrange(2), chance.randrange(1, 300)
     with nothing_left(), kvstore.cluster(script, job(steps=1_000_000)) as cluster:
-        survivor, victim = cluster.workers
-        survivor.wait_until(lambda: "step 3" in survivor.output(), 120, "the first steps")
+        victim, survivor = cluster.workers[number], cluster.workers[1 - number]
+        survivor.wait_until(lambda: f"step {step}\n" in survivor.output(), 120, "the first steps")
         victim.kill()
         start = time.monotonic()
-        with pytest.raises(ProcessError, match="worker 1 ended with status 137"):
+        with pytest.raises(ProcessError, match=f"worker {number} ended with status 137"):
             cluster.wait(timeout=60)
         assert time.monotonic() - start < 50  # not by the time limit
         assert not survivor.running

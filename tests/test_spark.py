@@ -35,6 +35,7 @@ def test_workers_use_this_python_and_this_package(session):
     assert session.sparkContext.parallelize([0], 1).map(who).first() == (sys.executable, helpers.__file__)
 
 
+@pytest.mark.security
 def test_a_session_is_quiet_local_and_in_utc(session):
     assert session.conf.get("spark.sql.session.timeZone") == "UTC"
     assert session.conf.get("spark.ui.showConsoleProgress") == "false"
@@ -68,6 +69,7 @@ def test_settings_name_the_master(monkeypatch):
     session.stop()
 
 
+@pytest.mark.security
 def test_standalone_cluster_runs_a_job_and_leaves_nothing(capsys):
     with nothing_left(), cluster.standalone(workers=2, memory="512m") as standalone:
         assert standalone.alive_workers() == 2
@@ -83,6 +85,7 @@ def test_a_failing_block_ends_the_cluster():
         raise ZeroDivisionError
 
 
+@pytest.mark.badinput
 def test_a_taken_port_is_named():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -92,6 +95,7 @@ def test_a_taken_port_is_named():
             cluster.standalone(port=port).__enter__()
 
 
+@pytest.mark.badinput
 def test_submit_returns_the_output_and_explains_failures(tmp_path):
     script = tmp_path / "job.py"
     script.write_text(
@@ -119,6 +123,7 @@ spark.submit(Path(sys.argv[1]), [sys.argv[2]], master="local[1]", memory="512m")
 """
 
 
+@pytest.mark.faults
 def test_a_submitted_job_ends_with_the_python_that_waits_for_it(tmp_path):
     script, begun = tmp_path / "job.py", tmp_path / "begun"
     script.write_text(WAITING)
