@@ -149,19 +149,23 @@ def encode(frame: pd.DataFrame) -> pd.DataFrame:
 def design_matrix(which: str = "scheduled", scale: str | None = None) -> DesignMatrix:
     """The design matrix of a feature set, made at the first call and read from the build folder later.
 
-    At scale "tiny" it keeps every tenth flight; columns and standardisation are those of the full matrix.
+    At scale "tiny" it keeps every tenth flight; columns and standardisation are those of the full matrix. Raises
+    DataError when what was saved cannot be read.
     """
     _check_feature_set(which)
     step = TINY_STEP if settings.scale(scale) == "tiny" else 1
     folder = _saved_matrix()
-    columns = json.loads((folder / "columns.json").read_text())
-    width = len(columns) - (which == "scheduled")
-    parts = {}
-    for part in ("train", "test"):
-        X = np.load(folder / f"X_{part}.npy", mmap_mode="r")
-        parts[f"X_{part}"] = np.ascontiguousarray(X[::step, :width])
-        for name in ("y", "id"):
-            parts[f"{name}_{part}"] = np.load(folder / f"{name}_{part}.npy")[::step].copy()
+    try:
+        columns = json.loads((folder / "columns.json").read_text())
+        width = len(columns) - (which == "scheduled")
+        parts = {}
+        for part in ("train", "test"):
+            X = np.load(folder / f"X_{part}.npy", mmap_mode="r")
+            parts[f"X_{part}"] = np.ascontiguousarray(X[::step, :width])
+            for name in ("y", "id"):
+                parts[f"{name}_{part}"] = np.load(folder / f"{name}_{part}.npy")[::step].copy()
+    except (OSError, ValueError, EOFError):
+        raise DataError(f"The saved design matrix is damaged: delete {folder} and run this again.") from None
     return DesignMatrix(columns=columns[:width], **parts)
 
 
@@ -179,17 +183,20 @@ def _saved_matrix() -> Path:
     X /= X[train].std(axis=0)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
-    for part, rows in (("train", train), ("test", ~train)):
-        np.save(unfinished / f"X_{part}.npy", X[rows])
-        np.save(unfinished / f"y_{part}.npy", frame["late"].to_numpy(dtype=np.float64)[rows])
-        np.save(unfinished / f"id_{part}.npy", frame["id"].to_numpy(dtype=np.int64)[rows])
-    (unfinished / "columns.json").write_text(json.dumps(list(encoded.columns)))
     try:
+        for part, rows in (("train", train), ("test", ~train)):
+            np.save(unfinished / f"X_{part}.npy", X[rows])
+            np.save(unfinished / f"y_{part}.npy", frame["late"].to_numpy(dtype=np.float64)[rows])
+            np.save(unfinished / f"id_{part}.npy", frame["id"].to_numpy(dtype=np.int64)[rows])
+        (unfinished / "columns.json").write_text(json.dumps(list(encoded.columns)))
         unfinished.rename(folder)  # whole or not at all
-    except OSError:  # another process was first
-        shutil.rmtree(unfinished)
-        if not folder.is_dir():
-            raise
+    except OSError as error:
+        if not folder.is_dir():  # else another process was first
+            raise DataError(
+                f"The design matrix cannot be saved in {folder.parent} ({error.strerror or error})."
+            ) from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
@@ -214,8 +221,14 @@ def _check_feature_set(which: str) -> None:
 
 
 def _expected_sums() -> dict[str, str]:
-    lines = (settings.DATA / "SHA256SUMS").read_text().splitlines()
-    return {name: digest for digest, name in (line.split() for line in lines)}
+    try:
+        lines = (settings.DATA / "SHA256SUMS").read_text().splitlines()
+        sums = {name: digest for digest, name in (line.split() for line in lines)}
+    except (OSError, ValueError):
+        sums = {}
+    if not {f"{name}.parquet" for name in TABLES} <= sums.keys():
+        raise DataError("data/SHA256SUMS is missing or damaged: restore it with `git checkout -- data/SHA256SUMS`.")
+    return sums
 
 
 def _sha256(file: Path) -> str:

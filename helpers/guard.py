@@ -31,8 +31,9 @@ def main() -> int:
             output.write(f"{error}\n".encode())
             print(0, flush=True)
             return 127
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # asked to end, it takes the command along
+        signal.signal(number, lambda *_: end(child, grace))
     print(child.pid, flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: end(child, grace))
     threading.Thread(target=end_with_parent, args=(child, parent, grace), daemon=True).start()
     code = child.wait()
     signal_group(child, signal.SIGKILL)  # what the command started and left behind

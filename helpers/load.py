@@ -14,7 +14,6 @@ import os
 import select
 import shutil
 import sys
-import tempfile
 import threading
 import time
 import urllib.parse
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helpers import settings
-from helpers.processes import Child, ProcessError
+from helpers.processes import Child, ProcessError, own_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +39,7 @@ class Running:
 
     def __init__(self, url: str, bodies: Sequence[object], clients: int, seconds: float, rate: float | None):
         _check(clients, seconds, rate)
-        settings.build_dir().mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="load-", dir=settings.build_dir()))
+        self._folder = own_folder(settings.build_dir(), "load")
         self._limit = seconds + ANSWER_SECONDS + 30
         texts = [body if isinstance(body, str) else json.dumps(body) for body in bodies]
         (self._folder / "bodies.json").write_text(json.dumps(texts))

@@ -22,6 +22,10 @@ from helpers.scala_cells import ScalaError
 
 logging.getLogger("py4j").setLevel(logging.CRITICAL)  # a lost JVM is our error to tell, once
 START_SECONDS = 240
+# What a cell says when one of its tasks has filled the heap: Spark then ends the JVM, at once or a moment later.
+ON_ITS_WAY_OUT = re.compile(
+    r"cancelled because SparkContext was shut down|Job aborted due to stage failure.*java\.lang\.OutOfMemoryError", re.S
+)
 OUT_OF_MEMORY = 52  # Spark's exit status when a task finds the heap full
 PRELUDE = """
 import org.apache.mahout.math._
@@ -90,7 +94,10 @@ class Session:
         if verdict == "Incomplete":
             raise ScalaError(f"The code is not complete: an open bracket or quote? {said}".strip())
         if verdict != "Success":
-            raise ScalaError(scala_cells.readable(said))
+            error = ScalaError(scala_cells.readable(said))
+            if ON_ITS_WAY_OUT.search(str(error)):
+                raise self._ended(error)
+            raise error
         return said
 
     def put(self, name: str, value: object, partitions: int = 4, distributed: bool = True) -> None:

@@ -30,14 +30,16 @@ def read(notebook: Path) -> dict[str, float]:
     """Every metric recorded in a notebook's outputs; the last value wins where a name comes twice."""
     import nbformat  # here, because it takes a second: most of those who measure never read a notebook
 
-    document = nbformat.read(notebook, as_version=4)
     found = {}
-    for cell in document.cells:
-        for output in cell.get("outputs", []):
-            metric = output.get("data", {}).get(MIME)
-            if metric:
-                found[metric["name"]] = metric["value"]
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        found |= of_cell(cell)
     return found
+
+
+def of_cell(cell: dict) -> dict[str, float]:
+    """The metrics that a cell of a notebook has recorded, by name."""
+    recorded = (output.get("data", {}).get(MIME) for output in cell.get("outputs", []))
+    return {metric["name"]: metric["value"] for metric in recorded if metric}
 
 
 def interleave(tasks: dict[str, Callable[[], object]], repeats: int = 5, warm_up: int = 1) -> pd.DataFrame:

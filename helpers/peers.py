@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import settings
-from helpers.processes import Child
+from helpers.processes import Child, own_folder
 
 TIMEOUT = 60  # seconds that anyone waits for anyone
 GRACE = 5  # seconds between a worker's death and the end of those that have not noticed it
@@ -163,7 +163,8 @@ def group(script: Path, size: int, timeout: float = TIMEOUT, limit: float = 600,
     In the script, `join()` gives each its Peers, with `options` (anything JSON can hold) in it. No worker waits
     longer than `timeout` seconds for another, and `wait` no longer than `limit` seconds for all.
     """
-    folder = Path(tempfile.mkdtemp(prefix="peers-"))  # short: the path of a socket file has at most 107 characters
+    # short, for the path of a socket file has at most 107 characters
+    folder = own_folder(Path(tempfile.gettempdir()), "peers")
     workers: list[Child] = []
     try:
         for rank in range(size):

@@ -1,15 +1,26 @@
-"""Child processes that never outlive the notebook, and the ports they listen on."""
+"""Child processes that never outlive the notebook, their ports and folders, and what one at a time may do."""
 
+import fcntl
 import os
+import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 GUARD = Path(__file__).with_name("guard.py")
+# Below the ports that Linux and macOS give to outgoing connections: one of those may take a port
+# in the seconds between finding it free and the server's start.
+PORTS = range(10_000, 30_000)
+_given: set[int] = set()
 
 
 class ProcessError(RuntimeError):
@@ -99,20 +110,33 @@ class Child:
 
 
 def free_port(preferred: int | None = None, what: str = "this") -> int:
-    """A TCP port on 127.0.0.1 nobody listens on: any, or the preferred one.
+    """A TCP port on 127.0.0.1 nobody listens on: the preferred one, or any of `PORTS` not given out before.
 
     Raises ProcessError, naming the port, when the preferred one is taken.
     """
+    if preferred is None:
+        candidates = (port for port in random.SystemRandom().sample(PORTS, len(PORTS)) if port not in _given)
+        port = next((port for port in candidates if _bindable(port)), None)
+        if port is None:
+            raise ProcessError(f"No port between {PORTS[0]} and {PORTS[-1]} is free: end some programs that listen.")
+        _given.add(port)
+        return port
+    if not _bindable(preferred):
+        raise ProcessError(
+            f"Port {preferred}, needed for {what}, is taken: end the program that listens there, "
+            "or choose another port."
+        )
+    return preferred
+
+
+def _bindable(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", preferred or 0))
+            probe.bind(("127.0.0.1", port))
         except OSError:
-            raise ProcessError(
-                f"Port {preferred}, needed for {what}, is taken: end the program that listens there, "
-                "or choose another port."
-            ) from None
-        return probe.getsockname()[1]
+            return False
+    return True
 
 
 def listening(port: int, host: str = "127.0.0.1") -> bool:
@@ -122,3 +146,22 @@ def listening(port: int, host: str = "127.0.0.1") -> bool:
         return True
     except OSError:
         return False
+
+
+def own_folder(root: Path, name: str) -> Path:
+    """A new folder in `root` for what this Python starts; those of that name whose Python was killed are removed."""
+    root.mkdir(parents=True, exist_ok=True)
+    for old in root.glob(f"{name}-*-*"):
+        owner = old.name.removeprefix(f"{name}-").partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(dir=root, prefix=f"{name}-{os.getpid()}-"))
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """One process at a time is in this block, the others wait; the lock ends with its process, however that ends."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -64,7 +64,7 @@ def mark(lesson: str, exercise: str, right: bool) -> None:
     kept = read()
     states = kept.setdefault(lesson, {})
     states[exercise] = RIGHT if right or states.get(exercise) == RIGHT else WRONG
-    with suppress(OSError):
+    with suppress(OSError, settings.SettingError):
         _file().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=_file().parent, suffix=".json", delete=False) as new:
             json.dump(kept, new, indent=1, sort_keys=True)

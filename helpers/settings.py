@@ -1,6 +1,7 @@
 """Where things are and how large a run is: the only module that reads the environment."""
 
 import os
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,8 +18,14 @@ class SettingError(ValueError):
 
 
 def build_dir() -> Path:
-    """Folder of everything generated (jars, the design matrix, executed lessons); safe to delete."""
-    return Path(os.environ.get("WORKSHOP_BUILD") or ROOT / "build").resolve()
+    """Folder of everything generated (jars, the design matrix, executed lessons); safe to delete.
+
+    Raises SettingError when WORKSHOP_BUILD names a file.
+    """
+    folder = Path(os.environ.get("WORKSHOP_BUILD") or ROOT / "build").resolve()
+    if folder.exists() and not folder.is_dir():
+        raise SettingError(f"WORKSHOP_BUILD: {folder} is no folder: name one, or leave the setting out.")
+    return folder
 
 
 def lesson_dir(lesson: str) -> Path:
@@ -51,8 +58,14 @@ def device() -> str:
 
 
 def spark_master() -> str | None:
-    """Master URL of an external Spark cluster (WORKSHOP_SPARK_MASTER), or None for local processes."""
-    return os.environ.get("WORKSHOP_SPARK_MASTER") or None
+    """Master URL of an external Spark cluster (WORKSHOP_SPARK_MASTER), or None for local processes.
+
+    Raises SettingError for what is no master URL.
+    """
+    url = os.environ.get("WORKSHOP_SPARK_MASTER") or None
+    if url and not re.fullmatch(r"yarn|local(\[.+\])?|(spark|k8s)://.+", url):
+        raise SettingError(f"WORKSHOP_SPARK_MASTER: {url!r} is no master URL, as spark://spark-master:7077 is one.")
+    return url
 
 
 def spark_master_ui() -> str:
@@ -137,7 +150,7 @@ def _addresses(name: str, example: str) -> list[tuple[str, int]]:
     addresses = []
     for address in filter(None, os.environ.get(name, "").split(",")):
         host, colon, port = address.strip().rpartition(":")
-        if not (host and colon and port.isdecimal()):
+        if not (host and colon and port.isdecimal() and 1 <= int(port) <= 65_535):
             raise SettingError(f"{name}: {address!r} is not host:port, as in {example}.")
         addresses.append((host, int(port)))
     return addresses

@@ -69,11 +69,11 @@ def lock(folder: Path) -> str:
 
 
 def tracked() -> list[str]:
-    """Files that git tracks here. Raises BundleError outside a clone."""
+    """Files and links that git tracks here. Raises BundleError outside a clone."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         raise BundleError("This is no git clone, so nobody knows which files belong in the bundle: make it in a clone.")
-    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]
 
 
 def pack(archive: Path) -> int:

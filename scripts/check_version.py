@@ -60,12 +60,12 @@ def tests(name: str) -> list[str]:
 
 
 def copy(folder: Path) -> None:
-    """The tracked files, and the jars by a link, so that only what is bumped is fetched."""
+    """The tracked files and links, and the jars by a link, so that only what is bumped is fetched."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=settings.ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, listed.stdout.split("\0")):
-        if (settings.ROOT / name).is_file():
+        if (settings.ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(settings.ROOT / name, folder / name)
+            shutil.copy(settings.ROOT / name, folder / name, follow_symlinks=False)
     shutil.copytree(settings.build_dir() / "java", folder / "build" / "java", copy_function=os.link)
 
 

@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
@@ -20,6 +21,23 @@ LOCKS = ("requirements-uv.txt", "requirements.txt")
 BUNDLE = os.path.join(ROOT, "bundle")
 
 
+# What an installer says, and what to do about it; the first that fits is said, else the network is asked about.
+TROUBLES = (
+    (
+        ("hash mismatch", "do not match the hashes"),
+        "A package is not the one that its checksum names, and was not installed: run this again; if it says so "
+        "again, restore the list with `git checkout -- requirements.txt requirements-uv.txt`.",
+    ),
+    (("no space left", "disk quota"), "The disk is full: free some space ({gb} GB are needed) and run this again."),
+    (
+        ("permission denied", "read-only file system"),
+        "The folder {root} cannot be written: make it yours, or clone the workshop into another folder.",
+    ),
+)
+OFFLINE = "Packages could not be installed: check the network (the first set-up needs it) and run this again."
+DISK_GB = 6  # environment, jars and what the lessons write
+
+
 def main():
     if sys.version_info[:2] != (3, 11):
         stop(
@@ -27,23 +45,27 @@ def main():
         )
     if sys.platform == "win32":
         stop("Windows is served by the container: see README.md.")
+    import fcntl  # Windows has none
+
     if os.path.isdir(BUNDLE):
         wheels = os.path.join(BUNDLE, "wheels")
         os.environ.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=wheels, UV_OFFLINE="1", UV_FIND_LINKS=wheels)
-    wanted = digest()
-    if installed() != wanted:
-        if os.path.isdir(BUNDLE):
-            check_bundle()
-        install(wanted)
-    for artefacts in ("helpers.jvm", "helpers.singa_bridge"):
-        if subprocess.run([PYTHON, "-m", artefacts], cwd=ROOT).returncode:
-            sys.exit(1)  # it has said why
+    with open(__file__) as lock:  # two set-ups in one folder: the second waits, and finds everything done
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = digest()
+        if installed() != wanted:
+            if os.path.isdir(BUNDLE):
+                check_bundle()
+            install(wanted)
+        for artefacts in ("helpers.jvm", "helpers.singa_bridge"):
+            if subprocess.run([PYTHON, "-m", artefacts], cwd=ROOT).returncode:
+                sys.exit(1)  # it has said why
 
 
 def install(wanted):
     uv = os.path.join(VENV, "bin", "uv")
-    offline = "Packages could not be installed: check the network (the first set-up needs it) and run this again."
     if not works(uv):
+        check_folder()
         print("Making the virtual environment .venv", flush=True)
         shutil.rmtree(VENV, ignore_errors=True)
         run(
@@ -62,11 +84,11 @@ def install(wanted):
                 "-r",
                 LOCKS[0],
             ],
-            offline,
+            OFFLINE,
         )
     print("Installing the locked packages (one to three minutes, about 1.5 GB)", flush=True)
     lock = [os.path.join(BUNDLE, LOCKS[1]), "--no-index"] if os.path.isdir(BUNDLE) else [LOCKS[1]]
-    run([uv, "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", *lock], offline)
+    run([uv, "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", *lock], OFFLINE)
     # The Lab shows a cell's time only if the notebook keeps it.
     os.makedirs(LAB_SETTINGS, exist_ok=True)
     with open(os.path.join(LAB_SETTINGS, "overrides.json"), "w") as overrides:
@@ -77,8 +99,12 @@ def install(wanted):
 
 def check_bundle():
     """Stops where the bundle is another platform's, or one of its files is missing or damaged."""
-    with open(os.path.join(BUNDLE, "SHA256SUMS")) as lines:
-        made_for, files = next(lines).strip("# \n"), [line.split() for line in lines]
+    try:
+        with open(os.path.join(BUNDLE, "SHA256SUMS")) as lines:
+            made_for, files = next(lines).strip("# \n"), [line.split(None, 1) for line in lines]
+            files = [(wanted, name.strip()) for wanted, name in files]
+    except (OSError, StopIteration, ValueError):
+        stop("bundle/SHA256SUMS is missing or damaged: unpack the archive again, into an empty folder.")
     here = platform.system() + " " + platform.machine()
     if made_for != here:
         stop("This bundle is for " + made_for + " and this is " + here + ": get the one for this machine.")
@@ -118,9 +144,32 @@ def digest():
     return sha.hexdigest()
 
 
-def run(command, remedy):
-    if subprocess.run(command, cwd=ROOT).returncode:
-        stop(remedy)
+def check_folder():
+    """Stops where nothing can be written, or too little."""
+    try:
+        with tempfile.TemporaryFile(dir=ROOT):
+            free = shutil.disk_usage(ROOT).free / 1e9
+    except OSError as error:
+        stop(remedy(str(error), "Nothing can be written in " + ROOT + " (" + str(error.strerror) + ")."))
+    if free < DISK_GB:
+        needed = "{:.1f} GB are free in {} and {} are needed: free some space and run this again."
+        stop(needed.format(free, ROOT, DISK_GB))
+
+
+def run(command, otherwise):
+    """Runs an installer; where it fails, its own words are shown, and then one sentence that says what to do."""
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE)
+    said = done.stderr.decode(errors="replace")
+    if done.returncode:
+        stop(said[-1500:] + remedy(said, otherwise))
+
+
+def remedy(said, otherwise):
+    """What to do about an installer's words."""
+    for words, sentence in TROUBLES:
+        if any(word in said.lower() for word in words):
+            return sentence.format(gb=DISK_GB, root=ROOT)
+    return otherwise
 
 
 def stop(message):

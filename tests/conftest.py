@@ -1,16 +1,24 @@
 """Shared by the tests: lessons are executed once for a scale and a kind of labels, whatever the tests ask of them."""
 
 import os
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import bounds
+import nbformat
 import pytest
+from watch import Seen, watched
 
 from helpers import kubernetes, lessons, metrics, settings
 
+# How often each fault is tried, and what its random moments are made of: the same seed gives the same moments.
+FAULT_REPEATS = int(os.environ.get("WORKSHOP_FAULT_REPEATS") or 1)
+FAULT_SECONDS = float(os.environ.get("WORKSHOP_FAULT_SECONDS") or 12)  # of a lesson, until its kernel is killed
+FAULT_SEED = os.environ.get("WORKSHOP_FAULT_SEED") or str(random.randrange(1_000_000))
 # Outputs of lessons do not depend on where a developer's environment points.
 for name in [name for name in os.environ if name.startswith("WORKSHOP_")]:
     del os.environ[name]
@@ -23,6 +31,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kubernetes)
 
 
+def pytest_report_header() -> str:
+    return f"faults: {FAULT_REPEATS} of each, at the moments of WORKSHOP_FAULT_SEED={FAULT_SEED}"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "chance" in metafunc.fixturenames:
+        metafunc.parametrize("chance", range(1, FAULT_REPEATS + 1), indirect=True)
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers of one try of a fault: its victim and its moment."""
+    print(f"WORKSHOP_FAULT_SEED={FAULT_SEED}")
+    return random.Random(f"{FAULT_SEED} {request.node.nodeid}")
+
+
 @pytest.fixture(scope="session")
 def real_cluster() -> None:
     if not kubernetes.answers():
@@ -30,19 +54,27 @@ def real_cluster() -> None:
 
 
 @pytest.fixture(scope="session")
-def executed() -> Callable[[str, bool], Path]:
+def seen() -> dict[tuple[str, bool], Seen]:
+    """Who listened while a lesson was executed, by what `executed` was asked."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def executed(seen) -> Callable[..., Path]:
     """Executes a lesson at scale tiny, once: executed(stem, shuffled) is the notebook with its outputs.
 
+    With `anew` it is executed once more, where it has been before.
     The run with true labels is nbval's, so that it also compares the cells tagged nbval-check-output with what is
     stored; the run with shuffled labels is papermill's.
     """
     done: dict[tuple[str, bool], Path | Exception] = {}
 
-    def execute(stem: str, shuffled: bool = False) -> Path:
-        if (stem, shuffled) not in done:
+    def execute(stem: str, shuffled: bool = False, anew: bool = False) -> Path:
+        if anew or (stem, shuffled) not in done:
             start = time.monotonic()
             try:
-                done[stem, shuffled] = (with_shuffled_labels if shuffled else by_nbval)(stem)
+                with watched() as seen[stem, shuffled]:
+                    done[stem, shuffled] = (with_shuffled_labels if shuffled else by_nbval)(stem)
             except Exception as error:  # asked for again, it fails again, without another run
                 done[stem, shuffled] = error
             seconds = time.monotonic() - start
@@ -69,10 +101,18 @@ def by_nbval(stem: str) -> Path:
 
 
 def with_shuffled_labels(stem: str) -> Path:
-    output = settings.build_dir() / "tests" / "shuffled" / f"{stem}.ipynb"
+    """Up to the last cell that records a metric of quality: what comes after it does not ask how good a model is."""
+    lesson = nbformat.read(settings.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
+    quality = set(bounds.quality_metrics(stem))
+    last = max(number for number, cell in enumerate(lesson.cells) if quality & metrics.of_cell(cell).keys())
+    lesson.cells = lesson.cells[: last + 1]
+    folder = settings.build_dir() / "tests" / "shuffled"
+    part, output = folder / "parts" / f"{stem}.ipynb", folder / f"{stem}.ipynb"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(lesson, part)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKSHOP_SHUFFLE_LABELS", "1")
-        lessons.execute(settings.NOTEBOOKS / f"{stem}.ipynb", "tiny", output)
+        lessons.execute(part, "tiny", output)
     return output
 
 

@@ -10,9 +10,9 @@ import time
 import urllib.error
 import urllib.request
 
-import psutil
 import pytest
 import yaml
+from watch import listening, until
 
 from helpers import doctor, jvm, settings
 from helpers.processes import free_port
@@ -150,6 +150,7 @@ def status(url):
         return None
 
 
+@pytest.mark.security
 def test_the_lab_tells_memory_to_its_owner_only(lab):
     _, address = lab
     with urllib.request.urlopen(f"{address}/api/metrics/v1?token=secret", timeout=20) as answer:
@@ -157,11 +158,10 @@ def test_the_lab_tells_memory_to_its_owner_only(lab):
     assert status(f"{address}/api/metrics/v1") == 403
 
 
+@pytest.mark.security
 def test_the_lab_listens_on_loopback_only(lab):
     process, _ = lab
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    listening = [one.laddr.ip for each in family for one in each.net_connections("tcp") if one.status == "LISTEN"]
-    assert set(listening) == {"127.0.0.1"}
+    assert {host for (host, _), _ in listening(process.pid)} == {"127.0.0.1"}
 
 
 def test_the_lab_keeps_the_time_of_each_cell(lab):
@@ -169,3 +169,43 @@ def test_the_lab_keeps_the_time_of_each_cell(lab):
     url = f"{address}/lab/api/settings/@jupyterlab/notebook-extension:tracker?token=secret"
     with urllib.request.urlopen(url, timeout=20) as answer:
         assert json.load(answer)["schema"]["properties"]["recordTiming"]["default"] is True
+
+
+@pytest.mark.security
+def test_the_containers_lab_wants_its_token_also_when_none_is_set(monkeypatch, tmp_path):
+    """Compose gives an empty JUPYTER_TOKEN where its reader gives none: the Lab then makes one up, and wants it."""
+    monkeypatch.setenv("WORKSHOP_DRIVER_HOST", "")  # what start.py changes is changed back
+    monkeypatch.syspath_prepend(ROOT / "docker")
+    import start
+
+    (tmp_path / "notes.txt").write_text("mine alone")
+
+    given = [part for part in map(str, start.lab()) if not part.startswith(("--ip", "--port", "--notebook-dir"))]
+    assert not [part for part in given if "token" in part.lower() or "password" in part.lower()]
+    port = free_port()
+    here = [f"--port={port}", "--ip=127.0.0.1", f"--notebook-dir={tmp_path}", "--allow-root"]
+    environment = os.environ | {"JUPYTER_TOKEN": "", "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *given, *here], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert until(lambda: status(f"http://127.0.0.1:{port}/api") == 200, 60)
+        for page in ("api/contents", "api/kernels", "api/terminals"):
+            assert status(f"http://127.0.0.1:{port}/{page}") == 403, page
+            assert status(f"http://127.0.0.1:{port}/{page}?token=") == 403, page
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/files/notes.txt", timeout=20) as page:
+            assert ("/login" in page.url, b"mine alone" in page.read()) == (True, False)
+        (server,) = (tmp_path / "runtime").glob("jpserver-*.json")
+        token = json.loads(server.read_text())["token"]
+        assert len(token) >= 40
+        assert status(f"http://127.0.0.1:{port}/api/contents?token={token}") == 200
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.security
+def test_nothing_of_the_lab_is_open_without_its_token(lab):
+    _, address = lab
+    for page in ("api/contents", "api/kernels", "api/terminals", "api/sessions"):
+        assert (status(f"{address}/{page}"), status(f"{address}/{page}?token=secret")) == (403, 200), page

@@ -134,6 +134,7 @@ def test_an_engine_competes_in_a_process_of_its_own(tmp_path):
     assert "probability" not in capstone.run(script, [1], scale="tiny")  # nothing is left from the run before
 
 
+@pytest.mark.badinput
 def test_an_engine_that_fails_is_reported_with_its_error(tmp_path):
     script = tmp_path / "fit_broken.py"
     script.write_text(SCRIPT.replace("return np.r_", "raise ArithmeticError('no fit today')\n    return np.r_"))
@@ -206,6 +207,7 @@ def test_the_flights_are_closed_while_a_model_is_judged(look):
     ],
     ids=["shape", "range", "nan"],
 )
+@pytest.mark.badinput
 def test_answers_that_are_no_probabilities_are_refused(answer, message):
     with pytest.raises(ValueError, match=message):
         november.judge(lambda train: answer, "tiny")

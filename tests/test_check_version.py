@@ -1,5 +1,7 @@
 """The parts of `make check-version` that need no network: the pin that changes, what moved, which tests are run."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -24,6 +26,7 @@ def test_one_pin_changes(name):
 @pytest.mark.parametrize(
     ("wanted", "words"), [("psutil", "is not name==version"), ("nothing==1", "nothing is not pinned in pyproject.toml")]
 )
+@pytest.mark.badinput
 def test_what_is_no_pin_is_refused(wanted, words):
     with pytest.raises(check_version.VersionError, match=words):
         check_version.bumped(PROJECT, wanted)
@@ -38,3 +41,14 @@ def test_the_tests_that_it_runs_exist():
     assert set(check_version.TESTS) <= set(doctor.locked_versions())
     for name in [*check_version.TESTS, "psutil"]:
         assert [file for file in check_version.tests(name) if not (settings.ROOT / file).exists()] == []
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("wanted", ["", "psutil", "nothing==1"])
+def test_the_command_refuses_before_anything_is_copied(wanted):
+    before = set(settings.build_dir().glob("version-*"))
+    command = [sys.executable, "scripts/check_version.py", wanted]
+    environment = os.environ | {"PYTHONPATH": str(settings.ROOT)}
+    done = subprocess.run(command, cwd=settings.ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (2, "", 1)
+    assert set(settings.build_dir().glob("version-*")) == before

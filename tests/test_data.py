@@ -1,5 +1,7 @@
 """The data set and the design matrix: what they hold, and what happens when a file is damaged."""
 
+import os
+import resource
 import shutil
 
 import numpy as np
@@ -96,12 +98,14 @@ def test_shuffled_labels_leave_nothing_to_learn(monkeypatch):
     assert m.y_train.mean() == pytest.approx(0.245, abs=0.01)
 
 
+@pytest.mark.badinput
 def test_missing_table(copied_data):
     (copied_data / "planes.parquet").unlink()
     with pytest.raises(data.DataError, match=r"planes.parquet is missing: restore it with `git checkout"):
         data.table("planes")
 
 
+@pytest.mark.badinput
 def test_damaged_table(copied_data):
     file = copied_data / "weather.parquet"
     content = bytearray(file.read_bytes())
@@ -111,6 +115,7 @@ def test_damaged_table(copied_data):
         data.table("weather")
 
 
+@pytest.mark.badinput
 def test_wrong_names():
     with pytest.raises(ValueError, match="use one of flights, weather"):
         data.table("trains")
@@ -118,3 +123,75 @@ def test_wrong_names():
         data.design_matrix("dead")
     with pytest.raises(settings.SettingError, match="use one of tiny, full"):
         data.design_matrix("live", "huge")
+
+
+@pytest.mark.badinput
+def test_a_table_cut_short(copied_data):
+    file = copied_data / "flights.parquet"
+    file.write_bytes(file.read_bytes()[:100_000])
+    with pytest.raises(data.DataError, match=r"flights.parquet is damaged .* restore it with `git checkout"):
+        data.labelled_flights()
+
+
+@pytest.mark.badinput
+def test_a_table_with_other_columns(copied_data):
+    pd.DataFrame({"arrival": [3]}).to_parquet(copied_data / "flights.parquet")
+    with pytest.raises(data.DataError, match=r"flights.parquet is damaged .* restore it with `git checkout"):
+        data.features()
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("text", [None, "", "three words here\n"], ids=["missing", "empty", "damaged"])
+def test_without_checksums_nothing_is_read(copied_data, text):
+    (copied_data / "SHA256SUMS").unlink()
+    if text is not None:
+        (copied_data / "SHA256SUMS").write_text(text)
+    with pytest.raises(data.DataError, match="data/SHA256SUMS is missing or damaged: restore it with `git checkout"):
+        data.table("airlines")
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("name", ["columns.json", "X_test.npy", "y_train.npy"])
+def test_a_saved_matrix_cut_short(tmp_path, monkeypatch, name):
+    data.design_matrix("live", "tiny")
+    shutil.copytree(settings.build_dir() / "matrix", tmp_path / "matrix", copy_function=os.link)
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path))
+    (file,) = data._saved_matrix().glob(name)
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(data.DataError, match=r"saved design matrix is damaged: delete .*matrix.* and run this again"):
+        data.design_matrix("live", "tiny")
+    shutil.rmtree(tmp_path / "matrix")
+
+
+@pytest.mark.badinput
+def test_no_room_for_the_matrix_leaves_nothing_behind(tmp_path, monkeypatch):
+    """The system's own limit on the size of a file stands for the full disk."""
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(data.DataError, match=r"design matrix cannot be saved in .*matrix"):
+            data.design_matrix("live", "tiny")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "matrix").iterdir()) == []
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize(
+    ("name", "value", "read", "words"),
+    [
+        ("WORKSHOP_SCALE", "huge", settings.scale, "use one of tiny, full"),
+        ("WORKSHOP_DEVICE", "tpu", settings.device, "use one of cpu, gpu"),
+        ("WORKSHOP_SPARK_MASTER", "here:7077", settings.spark_master, "is no master URL, as spark://"),
+        ("WORKSHOP_SERVICE_DRAIN", "61", settings.service_drain, "whole number from 0 to 60"),
+        ("WORKSHOP_SERVICE_MAX_AGE", "old", settings.service_max_age, "whole number from 1 to 86400"),
+        ("WORKSHOP_BUILD", __file__, settings.build_dir, "is no folder: name one"),
+    ],
+)
+def test_settings_that_do_not_do(monkeypatch, name, value, read, words):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(settings.SettingError, match=words):
+        read()

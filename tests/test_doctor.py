@@ -73,6 +73,7 @@ def odd_scale(patch):
         (odd_scale, "scale", "Unknown scale 'huge': use one of tiny, full."),
     ],
 )
+@pytest.mark.badinput
 def test_each_trouble_is_named_with_its_remedy(monkeypatch, capsys, trouble, check, words):
     trouble(monkeypatch)
     assert doctor.main() == 1
@@ -81,6 +82,7 @@ def test_each_trouble_is_named_with_its_remedy(monkeypatch, capsys, trouble, che
     assert words in found
 
 
+@pytest.mark.badinput
 def test_a_taken_port_is_a_warning(monkeypatch, capsys):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

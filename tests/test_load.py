@@ -84,6 +84,7 @@ def test_failures_are_counted(server):
     assert load.summary(load.run(server.url, [{}], clients=2, seconds=0.5))["errors"] == 0
 
 
+@pytest.mark.badinput
 def test_nobody_there_is_counted_as_no_answer():
     requests = load.run(f"http://127.0.0.1:{free_port()}/predict", [{}], clients=2, seconds=0.5)
     assert set(requests["status"]) == {0}
@@ -91,6 +92,7 @@ def test_nobody_there_is_counted_as_no_answer():
 
 
 @pytest.mark.parametrize("wrong", [{"clients": 0}, {"clients": 65}, {"seconds": 0}, {"seconds": 121}, {"rate": 5001}])
+@pytest.mark.badinput
 def test_load_is_bounded(wrong):
     with pytest.raises(ValueError, match="use"):
         load.start("http://127.0.0.1:9/", [{}], **wrong)

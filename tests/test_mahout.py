@@ -89,6 +89,7 @@ def test_cooccurrence_agrees_with_a_direct_count(session):
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.badinput
 def test_a_matrix_with_nan_is_refused_and_the_place_is_named(session, wrong):
     matrix = np.ones((4, 3))
     matrix[2, 1] = wrong
@@ -106,6 +107,7 @@ def test_a_matrix_with_nan_is_refused_and_the_place_is_named(session, wrong):
         ("M", np.array(["a"], dtype=object), "something else than numbers"),
     ],
 )
+@pytest.mark.badinput
 def test_what_mahout_cannot_use_is_refused(session, name, value, message):
     with pytest.raises(ValueError, match=message):
         session.put(name, value)
@@ -121,6 +123,7 @@ def test_what_mahout_cannot_use_is_refused(session, name, value, message):
         ("val huge = Array.fill(50)(new Array[Double](10000000))", "OutOfMemoryError"),
     ],
 )
+@pytest.mark.badinput
 def test_a_failing_cell_says_why_in_few_lines_and_the_session_lives_on(session, code, message):
     session.put("kept", 7)
     with pytest.raises(mahout.ScalaError, match=message) as caught:
@@ -150,19 +153,43 @@ def test_an_interrupt_stops_the_cell_and_not_the_session(session):
     assert session.get("kept") == 7
 
 
-def test_a_heap_filled_by_a_task_ends_the_jvm_and_a_new_one_is_up(session):
+@pytest.mark.parametrize(
+    "task", ["Array.fill(50)(new Array[Double](10000000)).size", 'throw new OutOfMemoryError("Java heap space")']
+)
+def test_a_heap_filled_by_a_task_ends_the_jvm_and_a_new_one_is_up(session, task):
+    """Spark either stops all at once, or first reports that the task has failed."""
     before = session.pid
     with pytest.raises(mahout.MahoutError, match=r"ran out of memory; its heap was 600m.*A new one is up"):
-        session.scala("sc.parallelize(1 to 2).map(_ => Array.fill(50)(new Array[Double](10000000)).size).collect")
+        session.scala(f"sc.parallelize(1 to 2).map[Int](_ => {task}).collect")
     assert not psutil.pid_exists(before)
     assert session.get("1 + 1") == 2
 
 
+def test_a_jvm_on_its_way_out_is_waited_for(session):
+    """Spark may cancel the job before the JVM has ended, as it does when a task has filled the heap."""
+    begun = "sc.statusTracker.getExecutorInfos.exists(_.numRunningTasks > 0)"
+    end = f"while (!{begun}) Thread.`yield`(); sc.stop(); Thread.sleep(1000); sys.exit(52)"
+    endless = "sc.parallelize(1 to 2).map(_ => { Thread.sleep(60000); 1 }).collect"
+    with pytest.raises(mahout.MahoutError, match=r"ran out of memory.*A new one is up"):
+        session.scala(f"new Thread {{ override def run = {{ {end} }} }}.start(); {endless}")
+    assert session.get("1 + 1") == 2
+
+
+def test_a_jvm_that_reports_a_full_heap_before_it_ends_is_waited_for(session):
+    later = "new Thread { override def run = { Thread.sleep(1000); sys.exit(52) } }.start()"
+    failure = "Job aborted due to stage failure: Lost task 1.0: java.lang.OutOfMemoryError: Java heap space"
+    with pytest.raises(mahout.MahoutError, match=r"ran out of memory.*A new one is up"):
+        session.scala(f'{later}; throw new org.apache.spark.SparkException("{failure}")')
+    assert session.get("1 + 1") == 2
+
+
+@pytest.mark.badinput
 def test_too_little_memory_for_a_start_is_one_error():
     with pytest.raises(mahout.MahoutError, match="Mahout did not start with a heap of 100m"):
         mahout.Session(memory="100m")
 
 
+@pytest.mark.badinput
 def test_without_java_17_nothing_starts(monkeypatch):
     monkeypatch.setattr(jvm, "_candidates", list)
     before = list(mahout_jvm.folder().glob("session-*"))
@@ -200,6 +227,7 @@ def test_the_magic_shows_an_expected_error_and_complains_when_there_is_none(sess
         scala_cells.run(session, {}, "-e", "1 + 1")
 
 
+@pytest.mark.badinput
 def test_the_magic_refuses_unknown_options_and_names(session):
     with pytest.raises(UsageError, match="unrecognized arguments"):
         scala_cells.run(session, {}, "-x", "1")
@@ -207,6 +235,7 @@ def test_the_magic_refuses_unknown_options_and_names(session):
         scala_cells.run(session, {}, "-i missing", "1")
 
 
+@pytest.mark.badinput
 def test_sessions_come_one_after_another_and_a_stopped_one_says_so():
     for _ in range(2):
         with mahout.Session(master="local[1]", memory="600m") as one:
@@ -226,6 +255,7 @@ session.scala("while (true) {}")
 """
 
 
+@pytest.mark.faults
 def test_the_jvm_dies_with_a_killed_python_also_while_it_computes():
     child = subprocess.Popen([sys.executable, "-c", CHILD], cwd=settings.ROOT, stdout=subprocess.PIPE, text=True)
     try:

@@ -1,19 +1,24 @@
 """Child processes: they end with their parent however it ends, and their failures are explained."""
 
+import select
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
 from helpers import settings
-from helpers.processes import Child, ProcessError, free_port, listening
+from helpers.processes import Child, ProcessError, free_port, listening, own_folder
+
+EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 # A parent that starts a child which starts a grandchild, says who they are, and waits.
 PARENT = """
 import sys
+from pathlib import Path
 from pathlib import Path
 from helpers.processes import Child
 child = Child(["sh", "-c", "sleep 600 & echo $!; wait"], Path(sys.argv[1]))
@@ -33,6 +38,7 @@ def gone(pid, seconds=10):
     return True
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, None], ids=["kill -9", "SIGTERM", "normal end"])
 def test_children_end_with_their_parent(tmp_path, end):
     parent = subprocess.Popen(
@@ -52,6 +58,15 @@ def test_children_end_with_their_parent(tmp_path, end):
     parent.wait(10)
     assert all(gone(pid) for pid in pids)
     parent.stdout.close()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_guard_takes_its_child_along(tmp_path, end):
+    child = Child(["sleep", "600"], tmp_path / "log")
+    child._guard.send_signal(end)
+    assert gone(child.pid)
+    child.stop()
 
 
 def test_output_stop_and_exit_status(tmp_path):
@@ -78,6 +93,7 @@ def test_a_stubborn_child_is_killed_after_its_grace(tmp_path):
     assert gone(child.pid)
 
 
+@pytest.mark.badinput
 def test_a_child_that_dies_while_starting_is_explained(tmp_path):
     child = Child(["sh", "-c", "echo no such cluster; exit 3"], tmp_path / "log")
     with pytest.raises(ProcessError, match=r"Ignite: the process ended by itself(.|\n)*no such cluster"):
@@ -92,11 +108,13 @@ def test_a_child_that_never_gets_ready_is_explained(tmp_path):
     child.stop()
 
 
+@pytest.mark.badinput
 def test_a_command_that_does_not_exist(tmp_path):
     with pytest.raises(ProcessError, match="no-such-program could not be started"):
         Child(["no-such-program"], tmp_path / "log")
 
 
+@pytest.mark.badinput
 def test_a_taken_port_is_named():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -109,7 +127,55 @@ def test_a_taken_port_is_named():
     assert free_port(port) == port
 
 
+@pytest.mark.skipif(not EPHEMERAL.exists(), reason="the range is read as Linux tells it")
+def test_ports_are_those_that_no_outgoing_connection_gets():
+    first, last = map(int, EPHEMERAL.read_text().split())
+    ports = {free_port() for _ in range(50)}
+    assert len(ports) == 50, "a port was given out twice"
+    assert not [port for port in ports if first <= port <= last]
+
+
 def test_guard_needs_only_the_standard_library():
     source = (settings.ROOT / "helpers" / "guard.py").read_text()
     names = [line.split()[1] for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert set(names) <= sys.stdlib_module_names
+
+
+def test_folders_of_killed_pythons_go_and_those_of_living_ones_stay(tmp_path):
+    living = own_folder(tmp_path, "node")
+    killed, other = tmp_path / "node-99999999-x", tmp_path / "broker-99999999-x"
+    killed.mkdir()
+    other.mkdir()
+    made = own_folder(tmp_path, "node")
+    assert living.is_dir()
+    assert made.is_dir()
+    assert not killed.exists()
+    assert other.is_dir()
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from pathlib import Path
+from helpers.processes import alone
+with alone(Path(sys.argv[1])):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.faults
+def test_a_lock_ends_with_its_killed_holder(tmp_path):
+    holders = []
+    for _ in range(2):
+        command = [sys.executable, "-c", HOLDER, tmp_path / "lock"]
+        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=settings.ROOT)
+        holders.append(holder)
+        if len(holders) == 1:
+            assert holder.stdout.readline() == b"in\n"
+    first, second = holders
+    assert not select.select([second.stdout], [], [], 2)[0]  # it waits
+    first.kill()
+    assert second.stdout.readline() == b"in\n"
+    second.communicate()
+    first.communicate()

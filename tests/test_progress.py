@@ -70,6 +70,7 @@ def test_nothing_else_is_kept_and_nothing_fails(said, monkeypatch, tmp_path, whe
 
 
 @pytest.mark.parametrize("damaged", ["", "{", "[1]", '{"00_start_here": 3}', "\x00\xff"])
+@pytest.mark.badinput
 def test_a_damaged_file_is_replaced(said, tmp_path, damaged):
     (tmp_path / "progress.json").write_text(damaged, encoding="latin-1")
     assert progress.read() == {}
@@ -78,6 +79,7 @@ def test_a_damaged_file_is_replaced(said, tmp_path, damaged):
     assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
 
 
+@pytest.mark.badinput
 def test_where_nothing_can_be_written_the_check_still_speaks(said, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "file"))

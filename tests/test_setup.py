@@ -1,12 +1,19 @@
 """`make` as a stranger uses it: quick the second time, offline once set up, clear when something is wrong."""
 
+import fcntl
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
-from helpers import settings
+from helpers import lessons, settings
+
+sys.path.insert(0, str(settings.ROOT / "scripts"))
+import bundle
 
 NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")}
 
@@ -37,6 +44,16 @@ def test_a_second_set_up_does_nothing_and_needs_no_network():
     assert done.stdout == ""  # every step that installs or fetches announces itself
 
 
+def test_a_second_set_up_at_the_same_time_waits_for_the_first():
+    with (settings.ROOT / "scripts" / "setup.py").open() as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second = subprocess.Popen(["make", "setup"], cwd=settings.ROOT, stdout=subprocess.DEVNULL)
+        with pytest.raises(subprocess.TimeoutExpired):  # alone it is done in a second
+            second.wait(5)
+    assert second.wait(60) == 0
+
+
+@pytest.mark.badinput
 def test_another_python_is_refused(tmp_path):
     """A Python that says it is another one: sitecustomize changes the version before set-up asks."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -48,17 +65,113 @@ def test_another_python_is_refused(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_no_network_at_first_set_up(tmp_path):
+@pytest.fixture
+def project(tmp_path):
+    """A copy of what set-up needs, without an environment."""
+    folder = tmp_path / "project"
+    for name in ("Makefile", "scripts/setup.py", "requirements.txt", "requirements-uv.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(settings.ROOT / name, folder / name)
+    return folder
+
+
+def refused(done, *words):
+    """Set-up has failed and said why: its last line is one sentence, with these words in it."""
+    assert done.returncode not in (0, 127)
+    assert "Traceback" not in done.stderr
+    sentence = [line for line in done.stderr.splitlines() if not line.startswith("make")][-1]
+    assert sentence.endswith((".", "PYTHON=/path/to/python3.11"))
+    for word in words:
+        assert word in sentence
+
+
+def set_up(project, start=(), **environment):
+    """Runs a project's own scripts/setup.py, by the Python that this environment was made with."""
+    command = [*start, sys._base_executable, "scripts/setup.py"]
+    return subprocess.run(
+        command, cwd=project, env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("python", ["", "/nowhere/python3.11"])
+def test_no_python_at_all(python):
+    refused(make("setup", f"PYTHON={python}"), "Python 3.11 is needed", "install it, or name it: make setup PYTHON=")
+
+
+@pytest.mark.badinput
+@pytest.mark.security
+def test_a_package_that_differs_from_its_checksum_is_not_installed(project, tmp_path):
+    """A wheel that the real pip finds, and a lock that names another one's checksum."""
+    with zipfile.ZipFile(tmp_path / "uv-9.9-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("uv/__init__.py", "")
+        wheel.writestr("uv-9.9.dist-info/METADATA", "Metadata-Version: 2.1\nName: uv\nVersion: 9.9\n")
+        wheel.writestr("uv-9.9.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("uv-9.9.dist-info/RECORD", "")
+    (project / "requirements-uv.txt").write_text(f"uv==9.9 --hash=sha256:{hashlib.sha256(b'another').hexdigest()}\n")
+    done = set_up(project, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
+    refused(done, "is not the one that its checksum names, and was not installed", "git checkout -- requirements")
+    assert not list((project / ".venv").rglob("uv/__init__.py"))
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize(
+    ("mount", "words"),
+    [
+        (["size=8m"], ["are free in", "6 are needed: free some space"]),
+        (["size=8m", "remount,ro"], ["cannot be written: make it yours, or clone"]),
+    ],
+    ids=["disk full", "not writable"],
+)
+def test_a_folder_without_room(project, tmp_path, mount, words):
+    """A small file system of its own, seen by set-up alone."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    steps = [f"mount -t tmpfs -o {mount[0]} none {folder}", f"cp -r {project}/. {folder}"]
+    steps += [f"mount -o {options} {folder}" for options in mount[1:]]
+    start = ["unshare", "-rm", "sh", "-c", " && ".join([*steps, f"cd {folder}", 'exec "$@"']), "sh"]
+    if not shutil.which("unshare") or subprocess.run([*start, "true"], capture_output=True).returncode:
+        pytest.skip("this machine cannot mount a file system for one process (unshare -rm)")
+    refused(set_up(project, start), *words)
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize(
+    "text", [None, "", "# no such line as it should be\nabc\n"], ids=["missing", "empty", "damaged"]
+)
+def test_a_bundle_without_its_list_of_files(project, text):
+    (project / "bundle").mkdir()
+    if text is not None:
+        (project / "bundle" / "SHA256SUMS").write_text(text)
+    refused(set_up(project), "bundle/SHA256SUMS is missing or damaged: unpack the archive again")
+    assert not (project / ".venv").exists()
+
+
+@pytest.mark.badinput
+def test_no_bundle_outside_a_clone(monkeypatch, tmp_path):
+    monkeypatch.setattr(bundle, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(bundle.BundleError, match=r"no git clone, so nobody knows .*: make it in a clone"):
+        bundle.tracked()
+
+
+@pytest.mark.badinput
+def test_a_build_folder_that_is_a_file(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "file"))
+    monkeypatch.setattr(sys, "argv", ["lessons", "00_start_here"])
+    assert lessons.main() == 2
+    assert "file is no folder: name one, or leave the setting out." in capsys.readouterr().out
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.badinput
+def test_no_network_at_first_set_up(project, tmp_path):
     """A copy of the project without its environment, and a package cache that is empty."""
-    files = subprocess.run(["git", "ls-files"], cwd=settings.ROOT, capture_output=True, text=True).stdout.split()
-    needed = [name for name in files if name.startswith(("scripts/", "requirements", "Makefile"))]
-    for name in needed:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes((settings.ROOT / name).read_bytes())
     offline = NO_NETWORK | {"PIP_CACHE_DIR": str(tmp_path / "cache"), "PIP_RETRIES": "0", "PIP_FIND_LINKS": ""}
     done = subprocess.run(
         ["make", "setup", f"PYTHON={sys.executable}"],
-        cwd=tmp_path,
+        cwd=project,
         env=os.environ | offline,
         capture_output=True,
         text=True,
@@ -72,12 +185,14 @@ def test_no_network_at_first_set_up(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"), [(["SCALE=huge"], "Unknown scale 'huge'"), ([], "Unknown scale 'odd'")]
 )
+@pytest.mark.badinput
 def test_an_unknown_scale_stops_a_run(arguments, words):
     done = make("run", *arguments, WORKSHOP_SCALE="" if arguments else "odd")
     assert done.returncode != 0
     assert words in done.stdout
 
 
+@pytest.mark.badinput
 def test_an_unknown_lesson_is_refused():
     done = subprocess.run(
         [sys.executable, "-m", "helpers.lessons", "99_nothing"], cwd=settings.ROOT, capture_output=True, text=True

@@ -29,6 +29,7 @@ def last_line(done: subprocess.CompletedProcess) -> str:
 
 
 class TestUnavailable:
+    @pytest.mark.badinput
     def test_platform_without_a_wheel_names_the_container(self):
         code = "import platform; platform.machine = lambda: 'arm64'\nfrom helpers import compat; compat.import_singa()"
         said = last_line(python(code))
@@ -36,6 +37,7 @@ class TestUnavailable:
         assert "docker compose up lab" in said
 
     @pytest.mark.skipif(not singa_bridge.supported(), reason="says first that the platform has none")
+    @pytest.mark.badinput
     def test_missing_wheel_names_the_remedy(self, tmp_path):
         code = f"""
 from pathlib import Path
@@ -46,6 +48,7 @@ compat.import_singa()"""
             last_line(python(code)) == "helpers.compat.EngineUnavailable: SINGA's wheel is not there: run `make setup`."
         )
 
+    @pytest.mark.badinput
     def test_set_up_without_a_network_says_so_in_one_line(self, tmp_path):
         code = f"""
 import sys
@@ -90,6 +93,8 @@ class TestWheel:
         assert singa_bridge.problem() is None
         assert doctor.singa() == "wheel verified"
 
+    @pytest.mark.badinput
+    @pytest.mark.security
     def test_damage_is_found(self, wheel_copy):
         (wheel_copy / "singa" / "opt.py").unlink()
         (wheel_copy / "singa" / "opt.py").write_text("")
@@ -97,11 +102,14 @@ class TestWheel:
         with pytest.raises(doctor.Problem, match="make setup"):
             doctor.singa()
 
+    @pytest.mark.badinput
+    @pytest.mark.security
     def test_another_pin_is_found(self, wheel_copy):
         (wheel_copy / singa_bridge.PINS.name).unlink()
         (wheel_copy / singa_bridge.PINS.name).write_text("singa==2.0\n")
         assert "another version" in singa_bridge.problem()
 
+    @pytest.mark.security
     def test_pin_has_one_hash(self):
         assert singa_bridge.PINS.read_text().count("--hash=sha256:") == 1
 
@@ -260,17 +268,22 @@ group.finish(got=sum(group.receive(1 - group.rank).sum() for turn in range(3)))"
         (result,) = peers.run(worker("group.finish(twice=2 * group.options['number'])"), size=1, number=21)
         assert result["twice"] == 42
 
-    def test_a_killed_worker_is_noticed_at_once(self, worker):
+    @pytest.mark.faults
+    def test_a_killed_worker_is_noticed_at_once(self, worker, chance):
+        victim = chance.randrange(3)
         script = worker("print('ready', flush=True)\nwhile True:\n    group.mean(np.zeros(1000))")
         with peers.group(script, size=3, timeout=60) as running:
             for child in running.workers:
                 child.wait_until(lambda child=child: "ready" in child.output(), 60, "worker")
-            running.workers[1].kill()
+            time.sleep(chance.random())  # the moment itself
+            running.workers[victim].kill()
             began = time.monotonic()
-            with pytest.raises(peers.PeerError, match="worker 1 was ended by signal 9") as caught:
+            with pytest.raises(peers.PeerError, match=f"worker {victim} was ended by signal 9") as caught:
                 running.wait()
         assert time.monotonic() - began < 30  # seconds; half of what they would wait for a silent one
-        assert "worker 0 stopped: PeerError: worker 1 is gone" in str(caught.value)
+        said = str(caught.value)
+        assert all(f"worker {n} stopped: PeerError: worker " in said for n in range(3) if n != victim)
+        assert f"worker {victim} is gone" in said
         assert not any(child.running for child in running.workers)
 
     def test_a_silent_worker_is_not_waited_for_for_ever(self, worker):

@@ -1,13 +1,24 @@
 """What tests watch beside themselves: conditions that come true, processes left over, addresses beyond loopback."""
 
 import os
+import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 import psutil
 from pyspark import SparkContext
 
+# Private keys, tokens in addresses and headers, passwords of stores and of services, keys of clouds and registries.
+SECRETS = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|[?&]token=\w{8,}"
+    r"|(?i:authorization|x-api-key)['\"]?\s*[:=]\s*['\"]?(?:Bearer|token|Basic)\s+[\w.~+/-]{8,}"
+    r"|(?i:passw(?:or)?d|secret|token)['\"]?\s*[:=]\s*\\?['\"]?(?!ignite\b|guess\b|wrong\b)(?=[\w-]*\d)[\w-]{12,}"
+    r"|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{36}|\bpypi-\w{20,}"
+)
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
@@ -42,9 +53,56 @@ def nothing_left(seconds: float = 15) -> Iterator[None]:
 
 def open_to_the_world() -> list[tuple[str, int]]:
     """Addresses beyond loopback on which this process and those below it listen."""
+    return [address for address, _ in listening(os.getpid()) if address[0] not in LOOPBACK]
+
+
+def listening(pid: int) -> list[tuple[tuple[str, int], str]]:
+    """Addresses on which a process and those below it listen, each with the name of its process."""
     found = []
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):
-            listening = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-            found += [c.laddr for c in listening if c.laddr.ip not in LOOPBACK]
+    with suppress(psutil.NoSuchProcess):
+        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                connections = process.net_connections("inet")
+                found += [(tuple(c.laddr), process.name()) for c in connections if c.status == psutil.CONN_LISTEN]
     return found
+
+
+@dataclass
+class Seen:
+    """What a watch has seen: how often it looked, and who listened, on loopback and `beyond`."""
+
+    looks: int = 0
+    loopback: set[tuple[tuple[str, int], str]] = field(default_factory=set)
+    beyond: set[tuple[tuple[str, int], str]] = field(default_factory=set)
+
+
+@contextmanager
+def watched(pid: int | None = None, every: float = 1.0) -> Iterator[Seen]:
+    """Looks who listens below a process (this one) while the block lasts, and once more at its end.
+
+    What opens a port for less than `every` seconds can be missed.
+    """
+    seen, over = Seen(), threading.Event()
+
+    def look() -> None:
+        for one in listening(pid or os.getpid()):
+            (seen.loopback if one[0][0] in LOOPBACK else seen.beyond).add(one)
+        seen.looks += 1
+
+    def go_on() -> None:
+        while not over.wait(every):
+            look()
+
+    thread = threading.Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+        look()
+
+
+def secrets_in(text: str) -> list[str]:
+    """The beginnings of what looks like a secret."""
+    return [found[0][:24] for found in SECRETS.finditer(text)]
