@@ -1,18 +1,25 @@
 """The lessons as files: found, executed at a scale, rendered as pages."""
 
 import argparse
+import json
+import math
 import sys
 import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
 import papermill
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from helpers import settings
 
+TIMES = settings.ROOT / "docs" / "timing.json"  # of full runs; make timing writes it
 CELL_TIMEOUT = 900  # seconds; a cell that takes longer has hung
+AT_ONCE = {"tiny": 2, "full": 1}  # lessons at a time; at full scale they measure, and nothing may run beside
 
 
 def notebooks() -> list[Path]:
@@ -35,6 +42,7 @@ def execute(notebook: Path, scale: str, output: Path) -> float:
         kernel_name="python3",
         progress_bar=False,
         execution_timeout=CELL_TIMEOUT,
+        config=Config(KernelManager={"transport_encryption": "auto"}),
     )
     return time.monotonic() - start
 
@@ -65,29 +73,65 @@ def to_html(notebook: Path, page: Path) -> None:
 
 
 def run(scale: str, names: list[str], keep: bool) -> int:
-    """Execute the lessons one after another, render them, and say where the results are."""
+    """Execute the lessons in their order, two at a time where nothing is kept, and say where their pages are.
+
+    After a lesson that fails no further one is begun.
+    """
     chosen = [lesson for lesson in notebooks() if not names or lesson.stem in names]
     unknown = set(names) - {lesson.stem for lesson in chosen}
     if unknown:
         print(f"No lesson {', '.join(sorted(unknown))}: there are {', '.join(n.stem for n in notebooks())}.")
         return 2
-    pages = settings.build_dir() / "pages"
-    start = time.monotonic()
-    for number, lesson in enumerate(chosen, 1):
-        print(f"[{number}/{len(chosen)}] {lesson.stem} at scale {scale} ...", flush=True)
-        executed = settings.build_dir() / "runs" / scale / lesson.name
-        try:
-            seconds = execute(lesson, scale, executed)
-        except PapermillExecutionError as error:
-            print(f"{lesson.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}")
-            print(f"The lesson as far as it came: {_shown(executed)}. Check the machine with `make doctor`.")
-            return 1
-        to_html(executed, pages / f"{lesson.stem}.html")
-        if keep:
-            store(lesson, executed)
-        print(f"[{number}/{len(chosen)}] {lesson.stem}: {seconds:.0f} s, page {_shown(pages / lesson.stem)}.html")
-    print(f"{len(chosen)} lessons in {time.monotonic() - start:.0f} s. Open the pages in {_shown(pages)}.")
+    start, done, failed = time.monotonic(), [], False
+    running: dict[Future, Path] = {}
+    coming = list(chosen)
+    count = {lesson: f"[{number}/{len(chosen)}] {lesson.stem}" for number, lesson in enumerate(chosen, 1)}
+    at_once = 1 if keep else AT_ONCE[scale]
+    with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
+        while running or coming:
+            while coming and len(running) < at_once:
+                left = time_left(done, [*running.values(), *coming], time.monotonic() - start, scale)
+                lesson = coming.pop(0)
+                print(f"{count[lesson]} at scale {scale}{left} ...", flush=True)
+                running[pool.submit(_run_one, lesson, scale, keep)] = lesson
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                lesson = running.pop(future)
+                done.append(lesson)
+                ended, said = future.result()
+                print(f"{count[lesson]}{said}", flush=True)
+                if not ended:
+                    failed, coming = True, []
+    if failed:
+        return 1
+    pages = _shown(settings.build_dir() / "pages")
+    print(f"{len(chosen)} lessons in {time.monotonic() - start:.0f} s. Open the pages in {pages}.")
     return 0
+
+
+def _run_one(lesson: Path, scale: str, keep: bool) -> tuple[bool, str]:
+    """Whether a lesson came to its end, and what to say of it."""
+    executed = settings.build_dir() / "runs" / scale / lesson.name
+    page = settings.build_dir() / "pages" / f"{lesson.stem}.html"
+    try:
+        seconds = execute(lesson, scale, executed)
+    except PapermillExecutionError as error:
+        where = f"The lesson as far as it came: {_shown(executed)}. Check the machine with `make doctor`."
+        return False, f" failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n{where}"
+    to_html(executed, page)
+    if keep:
+        store(lesson, executed)
+    return True, f": {seconds:.0f} s, page {_shown(page)}"
+
+
+def time_left(done: list[Path], coming: list[Path], seconds: float, scale: str) -> str:
+    """How long the coming lessons will take, from the seconds of those done and the times in docs/timing.json.
+
+    Empty where nothing is known: no times, or a first lesson that is not run on all the data.
+    """
+    measured = json.loads(TIMES.read_text()) if TIMES.exists() else {}
+    before, after = (sum(measured.get(one.stem, {}).get("seconds", 0) for one in part) for part in (done, coming))
+    pace = seconds / before if before else float(scale == "full")
+    return f", about {math.ceil(pace * after / 60)} min left" if pace * after else ""
 
 
 def _shown(path: Path) -> Path:
@@ -102,6 +146,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         scale = settings.scale(options.scale)
+        settings.build_dir()
     except settings.SettingError as error:
         print(error)
         return 2

@@ -16,8 +16,8 @@ import psutil
 
 from helpers import exercises, lessons, metrics, settings
 
-TIMES = settings.ROOT / "docs" / "timing.json"
-PAGES = ("INSTRUCTOR.md", "README.md")  # written where they have the markers
+TABLE_PAGE, ROWS_PAGE = (settings.ROOT / name for name in ("INSTRUCTOR.md", "README.md"))
+ROW = re.compile(r"^(\| \[[^]]+\]\(notebooks/(\w+)\.ipynb\) \| [^|]+ \|) [^|]+ \| [^|]+ \|$", re.M)
 BEGIN, END = "<!-- timing: begin (make timing) -->", "<!-- timing: end -->"
 WORDS_A_MINUTE = 200
 CODE_LINES_A_MINUTE = 20
@@ -54,7 +54,7 @@ def machine() -> dict[str, int]:
 
 def kept() -> dict[str, dict]:
     """What docs/timing.json holds, by lesson."""
-    return json.loads(TIMES.read_text()) if TIMES.exists() else {}
+    return json.loads(lessons.TIMES.read_text()) if lessons.TIMES.exists() else {}
 
 
 def effort(lesson: Path) -> dict[str, int]:
@@ -77,18 +77,24 @@ def minutes(words: int, lines: int, exercises: int) -> int:
     return math.ceil(exact / ROUNDED_UP_TO) * ROUNDED_UP_TO
 
 
+def cells(lesson: Path) -> tuple[str, str]:
+    """Minutes to read and do, and minutes of the run, as a table shows them."""
+    run = kept().get(lesson.stem)
+    took = f"{math.ceil(run['seconds'] / 60)} min" if run else "not measured"
+    return f"{minutes(**effort(lesson))} min", took
+
+
 def table() -> str:
     """The table in Markdown: minutes to read and do, minutes of the run, memory, and where that was measured."""
     times = kept()
     rows = ["| lesson | read and do | run | memory | measured |", "|---|---|---|---|---|"]
     for lesson in lessons.notebooks():
         run = times.get(lesson.stem)
-        took = f"{math.ceil(run['seconds'] / 60)} min" if run else "not measured"
         where = f"{run['date']}, {run['cores']} cores, {run['memory_gb']} GB" if run else ""
         memory = metrics.read(lesson).get("peak_memory_mb")
         needs = f"{memory / 1000:.1f} GB" if memory else "not measured"
         name = f"[{lesson.stem}](notebooks/{lesson.name})"
-        rows.append(f"| {name} | {minutes(**effort(lesson))} min | {took} | {needs} | {where} |")
+        rows.append(f"| {name} | {' | '.join(cells(lesson))} | {needs} | {where} |")
     rule = (
         f"Read and do: {WORDS_A_MINUTE} words or {CODE_LINES_A_MINUTE} lines of code a minute, "
         f"{MINUTES_AN_EXERCISE} minutes an exercise, rounded up to {ROUNDED_UP_TO}. "
@@ -104,6 +110,11 @@ def filled(text: str) -> str:
     return text.split(BEGIN)[0] + f"{BEGIN}\n{table()}\n{END}" + text.split(END, 1)[1]
 
 
+def with_minutes(text: str) -> str:
+    """A page with the minutes in the last two columns of the rows that link to a lesson and say what it is about."""
+    return ROW.sub(lambda row: f"{row[1]} {' | '.join(cells(settings.NOTEBOOKS / f'{row[2]}.ipynb'))} |", text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, help="executed copies (default: build/runs/full)")
@@ -116,12 +127,10 @@ def main() -> int:
             return 1
         new = {}
         print("No new full run: the table is made of the times in docs/timing.json.")
-    TIMES.write_text(json.dumps(dict(sorted({**kept(), **new}.items())), indent=1) + "\n")
-    for name in PAGES:
-        page = settings.ROOT / name
-        if page.exists() and BEGIN in page.read_text():
-            page.write_text(filled(page.read_text()))
-            print(f"{name}: {len(lessons.notebooks())} lessons, {len(new)} measured anew")
+    lessons.TIMES.write_text(json.dumps(dict(sorted({**kept(), **new}.items())), indent=1) + "\n")
+    TABLE_PAGE.write_text(filled(TABLE_PAGE.read_text()))
+    ROWS_PAGE.write_text(with_minutes(ROWS_PAGE.read_text()))
+    print(f"{TABLE_PAGE.name}, {ROWS_PAGE.name}: {len(lessons.notebooks())} lessons, {len(new)} measured anew")
     return 0
 
 

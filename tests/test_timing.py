@@ -49,16 +49,34 @@ def test_drawings_and_solutions_are_not_counted(tmp_path):
 def test_the_kept_times_are_of_lessons_and_name_no_path():
     assert set(timing.kept()) <= {lesson.stem for lesson in lessons.notebooks()}
     assert all(set(one) == {"seconds", "date", "cores", "memory_gb"} for one in timing.kept().values())
-    assert json.dumps(timing.kept(), indent=1) + "\n" == timing.TIMES.read_text()
+    assert json.dumps(timing.kept(), indent=1) + "\n" == lessons.TIMES.read_text()
 
 
+@pytest.mark.badinput
 def test_a_page_without_markers_is_refused():
     with pytest.raises(timing.TimingError, match="has no lines"):
         timing.filled("# A page\n")
 
 
-@pytest.mark.parametrize("name", timing.PAGES)
-def test_the_table_is_what_the_script_makes(name):
-    page = settings.ROOT / name
-    if name == "INSTRUCTOR.md" or timing.BEGIN in page.read_text():
-        assert page.read_text() == timing.filled(page.read_text())
+def test_the_table_is_what_the_script_makes():
+    assert timing.filled(timing.TABLE_PAGE.read_text()) == timing.TABLE_PAGE.read_text()
+
+
+def test_the_rows_have_the_minutes_that_the_script_writes():
+    text = timing.ROWS_PAGE.read_text()
+    assert [row[1] for row in timing.ROW.findall(text)] == [lesson.stem for lesson in lessons.notebooks()]
+    assert timing.with_minutes(text) == text
+    wrong = timing.ROW.sub(r"\1 1 min | 2 min |", text)
+    assert wrong != text
+    assert timing.with_minutes(wrong) == text
+
+
+def test_time_left_follows_the_pace_of_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setattr(lessons, "TIMES", tmp_path / "timing.json")
+    first, second, third = (tmp_path / f"{name}.ipynb" for name in "abc")
+    assert lessons.time_left([], [first], 0, "full") == ""
+    lessons.TIMES.write_text('{"a": {"seconds": 60}, "b": {"seconds": 120}, "c": {"seconds": 300}}')
+    assert lessons.time_left([], [first, second, third], 0, "full") == ", about 8 min left"
+    assert lessons.time_left([], [first, second, third], 0, "tiny") == ""
+    assert lessons.time_left([first], [second, third], 20, "tiny") == ", about 3 min left"
+    assert lessons.time_left([first, second], [third], 360, "full") == ", about 10 min left"
