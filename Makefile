@@ -3,14 +3,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 
-.PHONY: help setup run lab test doctor lint lock store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle bundle-test check-version
+.PHONY: help setup run lab test faults doctor lint lock store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle bundle-test check-version audit
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
 
 setup: ## virtual environment, locked packages, Java artefacts (first time: minutes; later: a second)
+	@command -v "$(PYTHON)" > /dev/null || { echo "Python 3.11 is needed and $(or $(PYTHON),none) was not found:" \
+	    "install it, or name it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) scripts/setup.py
+	@PYTHONPATH=. $(VENV)/python scripts/archive_classes.py
 
 run: setup ## execute every lesson on all the data and build the pages (SCALE=tiny: a first look)
 	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m helpers.doctor
@@ -30,7 +33,11 @@ progress: setup ## which exercises of the learner copies are done
 
 test: setup ## run all tests but bundle-test and cluster-test (about 45 minutes on two cores)
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check .
-	@$(VENV)/python -m pytest -m "not bundle"
+	@$(VENV)/python -m pytest -m "not bundle and not neighbours"
+
+faults: setup ## kill everything that a lesson starts, three times each at random moments (two hours)
+	@WORKSHOP_FAULT_REPEATS=$${WORKSHOP_FAULT_REPEATS:-3} WORKSHOP_FAULT_SECONDS=$${WORKSHOP_FAULT_SECONDS:-60} \
+	    $(VENV)/python -m pytest -m faults
 
 bundle-test: setup ## install from the bundle with the network switched off (downloads 1 GB of packages the first time)
 	@$(VENV)/python -m pytest -m bundle
@@ -68,6 +75,11 @@ bundle: setup ## one archive in build/bundle for rooms without a network: lesson
 
 check-version: setup ## try a version in a copy and say what breaks (PACKAGE=name==version)
 	@PYTHONPATH=. $(VENV)/python scripts/check_version.py "$(PACKAGE)"
+
+audit: setup ## look for known vulnerabilities of the locked packages (asks the Python registry)
+	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && \
+	    build/audit/bin/python -m pip install --quiet --require-hashes -r requirements-audit.txt; }
+	@PYTHONPATH=. $(VENV)/python scripts/audit.py build/audit/bin/pip-audit
 
 clean: ## delete everything generated (your progress, too) but the virtual environment
 	@rm -rf build

@@ -90,6 +90,7 @@ def test_an_unanswered_copy_says_so_at_every_check(lesson, monkeypatch):
     assert [one[exercises.MIME]["name"] for one in said] == exercise_names(lesson)
 
 
+@pytest.mark.badinput
 def test_an_exercise_that_nothing_checks_is_an_error():
     with pytest.raises(ValueError, match="No name of this solution"):
         learner.answers("answer = 1", "print(2)")
