@@ -89,6 +89,7 @@ base_image() {
         root=$(mktemp -d "$PWD/build/base-XXXXXX")
         chmod 755 "$root"
         timeout 300 debootstrap --variant=minbase bookworm "$root" > "$log" 2>&1 \
+            && rm -f "$root"/var/cache/apt/archives/*.deb \
             && tar -C "$root" -c . | docker import - "$MADE" > /dev/null
         local made=$?
         rm -rf "$root"
