@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import bundle
+
 from helpers import settings
 
 # Which tests speak of a package; the environment's and the documents' are run for every package.
@@ -61,11 +63,9 @@ def tests(name: str) -> list[str]:
 
 def copy(folder: Path) -> None:
     """The tracked files and links, and the jars by a link, so that only what is bumped is fetched."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=settings.ROOT, capture_output=True, text=True, check=True)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (settings.ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(settings.ROOT / name, folder / name, follow_symlinks=False)
+    for name in bundle.tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(settings.ROOT / name, folder / name, follow_symlinks=False)
     shutil.copytree(settings.build_dir() / "java", folder / "build" / "java", copy_function=os.link)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from watch import until
+from watch import listening, until
 
 from helpers import data, jvm, kafka, processes, replay, settings, streams
 from helpers import spark as workshop
@@ -108,8 +108,7 @@ def test_started_twice_it_says_so_and_goes_on(broker):
 
 @pytest.mark.security
 def test_it_listens_on_loopback_only(broker):
-    addresses = {c.laddr.ip for c in psutil.Process(broker.pid).net_connections() if c.status == "LISTEN"}
-    assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+    assert {host.removeprefix("::ffff:") for (host, *_), _ in listening(broker.pid)} == {"127.0.0.1"}
 
 
 def test_the_replay_keeps_its_pace_and_stops_on_an_error(broker):
