@@ -194,7 +194,7 @@ class Session:
             self._java.start(conf, classpath, str(self._folder / "classes"))
             self.scala(PRELUDE)
         except BaseException as error:
-            why = _first_line(error)
+            why = _said(error) or "its JVM ended before it could say why: try a larger heap"
             self._child.stop()
             self._child = None
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -220,8 +220,9 @@ class Session:
 
     def _ended(self, error: Exception) -> MahoutError:
         """The error to raise when the JVM has gone; the session has a new one then."""
-        if isinstance(error, Py4JJavaError) and self.running:
-            return MahoutError(_first_line(error))
+        said = _said(error)
+        if isinstance(error, Py4JJavaError) and said:
+            return MahoutError(said)
         end = time.monotonic() + 60
         while self.running and time.monotonic() < end:  # it may still be tidying up
             time.sleep(0.1)
@@ -253,6 +254,10 @@ def checked(name: str, value: object) -> np.ndarray:
     return array
 
 
-def _first_line(error: BaseException) -> str:
-    problem = error.java_exception.toString() if isinstance(error, Py4JJavaError) else str(error)
-    return problem.removeprefix("java.lang.IllegalStateException: ").strip()
+def _said(error: BaseException) -> str:
+    """What an error says; nothing where it is Java's and that JVM has ended since, for only the JVM knows."""
+    try:
+        said = error.java_exception.toString() if isinstance(error, Py4JJavaError) else str(error)
+    except (Py4JError, OSError):
+        return ""
+    return said.removeprefix("java.lang.IllegalStateException: ").strip()

@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 from IPython.core.error import UsageError
+from py4j.protocol import Py4JJavaError
 from pyspark.errors.exceptions.captured import install_exception_handler
 
 from helpers import jvm, mahout, mahout_jvm, scala_cells, settings
@@ -183,10 +184,22 @@ def test_a_jvm_that_reports_a_full_heap_before_it_ends_is_waited_for(session):
     assert session.get("1 + 1") == 2
 
 
+def test_an_error_of_a_jvm_that_has_ended_since_is_still_told(session):
+    with pytest.raises(Py4JJavaError) as caught:
+        session._gateway.jvm.java.lang.Integer.parseInt("one")
+    assert "NumberFormatException" in mahout._said(caught.value)
+    jvm_process = psutil.Process(session.pid)
+    jvm_process.kill()
+    jvm_process.wait(10)
+    assert mahout._said(caught.value) == ""
+    assert "A new one is up" in str(session._ended(caught.value))
+    assert session.get("1 + 1") == 2
+
+
 @pytest.mark.badinput
 def test_too_little_memory_for_a_start_is_one_error():
-    with pytest.raises(mahout.MahoutError, match="Mahout did not start with a heap of 100m"):
-        mahout.Session(memory="100m")
+    with pytest.raises(mahout.MahoutError, match="Mahout did not start with a heap of 32m"):
+        mahout.Session(memory="32m")
 
 
 @pytest.mark.badinput
