@@ -3,10 +3,12 @@
 import argparse
 import json
 import math
+import os
 import sys
+import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import nbformat
@@ -87,7 +89,7 @@ def run(scale: str, names: list[str], keep: bool) -> int:
     coming = list(chosen)
     count = {lesson: f"[{number}/{len(chosen)}] {lesson.stem}" for number, lesson in enumerate(chosen, 1)}
     at_once = 1 if keep else AT_ONCE[scale]
-    with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(at_once, get_context("spawn"), initializer=_end_with_parent) as pool:
         while running or coming:
             while coming and len(running) < at_once:
                 left = time_left(done, [*running.values(), *coming], time.monotonic() - start, scale)
@@ -106,6 +108,16 @@ def run(scale: str, names: list[str], keep: bool) -> int:
     pages = _shown(settings.build_dir() / "pages")
     print(f"{len(chosen)} lessons in {time.monotonic() - start:.0f} s. Open the pages in {pages}.")
     return 0
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed: its kernel, which sees that, and its JVMs follow."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_one(lesson: Path, scale: str, keep: bool) -> tuple[bool, str]:

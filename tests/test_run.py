@@ -1,7 +1,13 @@
 """`make run`: lessons of our own making, run two at a time or one, and what is said of one that fails."""
 
+import subprocess
+import sys
+from contextlib import suppress
+
 import nbformat
+import psutil
 import pytest
+from watch import until
 
 from helpers import lessons, settings
 
@@ -40,6 +46,26 @@ def test_two_lessons_run_at_the_same_time_at_scale_tiny(write, tmp_path, capfd):
     assert "2 lessons in" in said
     assert "without encryption" not in errors  # ipykernel's warning where what is said to a kernel can be read along
     assert all((tmp_path / "build" / "pages" / f"{name}.html").exists() for name in ("00_first", "01_second"))
+
+
+@pytest.mark.faults
+def test_a_killed_run_takes_its_kernel_along(write, tmp_path):
+    pid = tmp_path / "pid"
+    write("00_first", f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}} ')\ntime.sleep(600)")
+    run = f"settings.NOTEBOOKS = Path({str(settings.NOTEBOOKS)!r}); lessons.run('tiny', [], keep=False)"
+    code = f"from pathlib import Path; from helpers import lessons, settings; {run}"
+    process, started = subprocess.Popen([sys.executable, "-c", code]), []
+    try:
+        assert until(lambda: pid.exists() and pid.read_text().endswith(" "), 60)
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert int(pid.read_text()) in {child.pid for child in started}
+        process.kill()
+        assert psutil.wait_procs(started, 30)[1] == []
+    finally:
+        for left in (process, *started):
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+        process.wait()
 
 
 @pytest.mark.badinput
