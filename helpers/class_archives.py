@@ -17,14 +17,15 @@ _recorded: set[str] = set()
 
 
 def options(engine: str) -> list[str]:
-    """Options for a JVM of `engine`: its archive, where `make setup` has made one for this Java and these jars.
+    """Options with which a JVM of `engine` starts quickly: its archive, where `make setup` has made one for this Java
+    and these jars, and the compilers for this scale.
 
     Source: https://docs.oracle.com/en/java/javase/17/vm/class-data-sharing.html
     """
     if engine in _recorded:
         return ["-XX:+RecordDynamicDumpInfo", QUIET]
     archive = path(engine)
-    return [f"-XX:SharedArchiveFile={archive}", QUIET] if archive.exists() else []
+    return [*jvm.compilers(), *([f"-XX:SharedArchiveFile={archive}", QUIET] if archive.exists() else [])]
 
 
 def missing() -> list[str]:

@@ -64,6 +64,15 @@ def java_home() -> Path:
     raise JavaError(f"Java {JAVA} is needed, and {f'only {seen}' if seen else 'none'} was found: {HOW_TO_INSTALL}.")
 
 
+def compilers() -> list[str]:
+    """Options for the compilers of a JVM: at scale tiny the quick one alone.
+
+    The thorough one works beside the program and pays after minutes; at scale tiny no JVM lives that long.
+    Source: https://docs.oracle.com/en/java/javase/17/docs/specs/man/java.html (TieredStopAtLevel)
+    """
+    return ["-XX:TieredStopAtLevel=1"] if settings.scale() == "tiny" else []
+
+
 def jars(engine: str) -> list[Path]:
     """The jars of one module under jvm/, fetched by Maven at the first call and verified by their SHA-256.
 

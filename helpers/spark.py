@@ -94,7 +94,7 @@ def configuration(memory: str = "1g") -> dict[str, str]:
         "spark.driver.memory": memory,
         "spark.driver.host": host,
         "spark.driver.bindAddress": host,
-        "spark.executor.extraJavaOptions": "-XX:+UseSerialGC",
+        "spark.executor.extraJavaOptions": shlex.join(["-XX:+UseSerialGC", *jvm.compilers()]),
         "spark.driver.extraJavaOptions": shlex.join(driver),
         "spark.local.dir": str(folder("local")),
         "spark.sql.warehouse.dir": str(folder("warehouse")),

@@ -93,6 +93,7 @@ def _settings(memory_mb: int, cores: int) -> dict[str, str]:
         "yarn.nodemanager.vmem-check-enabled": "false",
         "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": "99.9",
         "yarn.nodemanager.delete.debug-delay-sec": "600",  # logs stay until the folder goes
+        "yarn.nodemanager.log.retain-seconds": "0",  # handed to that delay at once, for the managers' end waits for it
         "yarn.nodemanager.env-whitelist": "JAVA_HOME,PATH,LANG,TZ,HADOOP_CONF_DIR,PYSPARK_PYTHON,SPARK_HOME",
         "yarn.application.classpath": os.pathsep.join(map(str, jvm.jars("yarn"))),
     }

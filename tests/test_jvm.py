@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import re
 import shutil
 import socket
 import stat
@@ -12,7 +13,7 @@ from functools import partial
 
 import pytest
 
-from helpers import jvm, settings
+from helpers import class_archives, jvm, settings, spark
 
 
 def fake_java(folder, version):
@@ -197,3 +198,16 @@ def test_a_wrong_maven_is_refused(mirror, tmp_path, monkeypatch):
     monkeypatch.setattr(jvm.shutil, "which", lambda _: None)
     with pytest.raises(jvm.JavaError, match="is not the expected one: install Maven yourself"):
         jvm.maven()
+
+
+def test_at_scale_tiny_only_the_quick_compiler_runs(monkeypatch):
+    assert jvm.compilers() == []
+    monkeypatch.setenv("WORKSHOP_SCALE", "tiny")
+    (flag,) = jvm.compilers()
+    asked = [jvm.java_home() / "bin" / "java", flag, "-XX:+PrintFlagsFinal", "-version"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"TieredStopAtLevel\s+= 1\b", said)
+    for engine in class_archives.ENGINES:
+        assert flag in class_archives.options(engine)
+    shared = spark.configuration()
+    assert all(flag in shared[f"spark.{who}.extraJavaOptions"] for who in ("driver", "executor"))
