@@ -138,11 +138,12 @@ def _run_one(lesson: Path, scale: str, keep: bool) -> tuple[bool, str]:
 def time_left(done: list[Path], coming: list[Path], seconds: float, scale: str) -> str:
     """How long the coming lessons will take, from the seconds of those done and the times in docs/timing.json.
 
-    Empty where nothing is known: no times, or a first lesson that is not run on all the data.
+    Until a tenth of the work is done it is the times' own pace: a short first lesson says little of those to come.
+    Empty where nothing is known: no times, or the beginning of a run that is not on all the data.
     """
     measured = json.loads(TIMES.read_text()) if TIMES.exists() else {}
     before, after = (sum(measured.get(one.stem, {}).get("seconds", 0) for one in part) for part in (done, coming))
-    pace = seconds / before if before else float(scale == "full")
+    pace = seconds / before if before > (before + after) / 10 else float(scale == "full")
     return f", about {math.ceil(pace * after / 60)} min left" if pace * after else ""
 
 

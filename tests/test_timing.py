@@ -80,3 +80,6 @@ def test_time_left_follows_the_pace_of_this_machine(monkeypatch, tmp_path):
     assert lessons.time_left([], [first, second, third], 0, "tiny") == ""
     assert lessons.time_left([first], [second, third], 20, "tiny") == ", about 3 min left"
     assert lessons.time_left([first, second], [third], 360, "full") == ", about 10 min left"
+    lessons.TIMES.write_text('{"a": {"seconds": 30}, "b": {"seconds": 150}, "c": {"seconds": 300}}')
+    assert lessons.time_left([first], [second, third], 90, "tiny") == ""
+    assert lessons.time_left([first], [second, third], 90, "full") == ", about 8 min left"
