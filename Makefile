@@ -61,8 +61,9 @@ lock: setup ## for maintainers: write requirements.txt from pyproject.toml
 	@$(VENV)/uv pip compile pyproject.toml --extra dev --extra site --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --quiet --output-file requirements.txt
 
-store: setup ## for maintainers: run every lesson at full scale and keep the outputs in notebooks/
+store: setup ## for maintainers: run every lesson at full scale, keep the outputs in notebooks/, write pictures and minutes
 	@$(VENV)/python -m helpers.lessons --scale full --store && $(VENV)/python scripts/pictures.py
+	@PYTHONPATH=. $(VENV)/python scripts/timing.py
 
 learner: setup ## for maintainers: write the learner copies anew from the lessons
 	@$(VENV)/python -m helpers.learner
