@@ -47,6 +47,12 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(f"{FAULT_SEED} {request.node.nodeid}")
 
 
+@pytest.fixture
+def last_try(request: pytest.FixtureRequest) -> bool:
+    """Whether this try of a fault is the last one."""
+    return request.node.callspec.params["chance"] == FAULT_REPEATS
+
+
 @pytest.fixture(scope="session")
 def real_cluster() -> None:
     if not kubernetes.answers():
