@@ -35,7 +35,7 @@ test: setup ## run all tests but bundle-test and cluster-test (about 45 minutes 
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check .
 	@$(VENV)/python -m pytest -m "not bundle and not neighbours"
 
-faults: setup ## kill everything that a lesson starts, three times each at random moments (about an hour)
+faults: setup ## kill everything that a lesson starts, three times each at random moments (an hour and a half)
 	@WORKSHOP_FAULT_REPEATS=$${WORKSHOP_FAULT_REPEATS:-3} WORKSHOP_FAULT_SECONDS=$${WORKSHOP_FAULT_SECONDS:-60} \
 	    $(VENV)/python -m pytest -m faults
 

@@ -90,7 +90,7 @@ def test_two_clones_run_lessons_at_the_same_time(users, place):
             if not path.is_file() or path.stat().st_nlink == 1:  # the jars are links to this user's
                 os.chown(path, SOMEBODY, SOMEBODY, follow_symlinks=False)
     running = [run_lessons(mine), run_lessons(other, before, **environment)]
-    ended = [one.wait(timeout=900) for one in running]
+    ended = [one.wait(timeout=1800) for one in running]
     said = [(clone / "output").read_text()[-2000:] for clone in (mine, other)]
     assert ended == [0, 0], said
     assert all("2 lessons in" in text for text in said)
