@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
+BESIDE := -n 2 --no-loadscope-reorder  # two tests at a time; tests/conftest.py says which ones share a process
 
 .PHONY: help setup run lab test faults doctor lint lock store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle bundle-test check-version audit
 .DEFAULT_GOAL := help
@@ -23,21 +24,21 @@ lab: setup ## open JupyterLab on the learner copies; the full lessons lie beside
 	@$(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir . --LabApp.default_url=/lab/tree/learner
 
 site: setup ## pages of all lessons as they are stored, with search and glossary, in build/site
-	@$(VENV)/python -m helpers.pages
+	@PYTHONPATH=. $(VENV)/python scripts/pages.py
 
 slides: setup ## a deck of slides for each lesson, in build/slides
-	@$(VENV)/python -m helpers.slides
+	@PYTHONPATH=. $(VENV)/python scripts/slides.py
 
 progress: setup ## which exercises of the learner copies are done
 	@$(VENV)/python -m helpers.progress
 
-test: setup ## run all tests but bundle-test and cluster-test (about 45 minutes on two cores)
+test: setup ## run all tests but bundle-test and cluster-test (about 25 minutes on two cores)
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check .
-	@$(VENV)/python -m pytest -m "not bundle and not neighbours"
+	@$(VENV)/python -m pytest $(BESIDE) -m "not bundle and not neighbours"
 
-faults: setup ## kill everything that a lesson starts, three times each at random moments (an hour and a half)
+faults: setup ## kill everything that a lesson starts, three times each at random moments (about an hour)
 	@WORKSHOP_FAULT_REPEATS=$${WORKSHOP_FAULT_REPEATS:-3} WORKSHOP_FAULT_SECONDS=$${WORKSHOP_FAULT_SECONDS:-60} \
-	    $(VENV)/python -m pytest -m faults
+	    $(VENV)/python -m pytest $(BESIDE) -m faults
 
 bundle-test: setup ## install from the bundle with the network switched off (downloads 1 GB of packages the first time)
 	@$(VENV)/python -m pytest -m bundle
@@ -66,7 +67,7 @@ store: setup ## for maintainers: run every lesson at full scale, keep the output
 	@PYTHONPATH=. $(VENV)/python scripts/timing.py
 
 learner: setup ## for maintainers: write the learner copies anew from the lessons
-	@$(VENV)/python -m helpers.learner
+	@PYTHONPATH=. $(VENV)/python scripts/learner.py
 
 timing: setup ## write the table of minutes from the last full run (RUNS=folder: from other executed copies)
 	@PYTHONPATH=. $(VENV)/python scripts/timing.py $(RUNS)

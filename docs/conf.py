@@ -5,8 +5,8 @@ from pathlib import Path
 
 from docutils.nodes import SkipNode
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from helpers import mathml
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+import mathml
 
 project = "Machine learning with the Apache ecosystem"
 html_title = "ML with the Apache ecosystem"

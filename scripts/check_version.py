@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import bundle
-
 from helpers import settings
 
 # Which tests speak of a package; the environment's and the documents' are run for every package.

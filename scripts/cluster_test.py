@@ -16,10 +16,10 @@ import time
 import urllib.error
 import urllib.request
 
-import cluster  # beside this file
 import nbformat
 import psutil
 
+import cluster  # beside this file
 from helpers import lessons, metrics, settings
 from helpers.processes import free_port
 from tests import bounds

@@ -2,26 +2,45 @@
 
 import os
 import random
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import bounds
 import nbformat
 import pytest
 from watch import Seen, watched
+from xdist.scheduler import LoadScopeScheduling
 
-from helpers import kubernetes, lessons, metrics, settings
+from helpers import kubernetes, lessons, metrics, processes, settings
 
 # How often each fault is tried, and what its random moments are made of: the same seed gives the same moments.
 FAULT_REPEATS = int(os.environ.get("WORKSHOP_FAULT_REPEATS") or 1)
 FAULT_SECONDS = float(os.environ.get("WORKSHOP_FAULT_SECONDS") or 12)  # of a lesson, until its kernel is killed
 FAULT_SEED = os.environ.get("WORKSHOP_FAULT_SEED") or str(random.randrange(1_000_000))
 # Outputs of lessons do not depend on where a developer's environment points.
-for name in [name for name in os.environ if name.startswith("WORKSHOP_")]:
+for name in [name for name in os.environ if name.startswith("WORKSHOP_") and not name.startswith("WORKSHOP_FAULT_")]:
     del os.environ[name]
+os.environ["WORKSHOP_FAULT_SEED"] = FAULT_SEED  # the processes in which tests run side by side take it from here
+
+
+class Together(LoadScopeScheduling):
+    """Where tests run two at a time, those of a file share a process, for what its fixtures start.
+
+    But those that execute a lesson share one whatever their file, so that it is executed once.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        lesson = re.fullmatch(r"tests/test_(?:lessons|faults)\.py::.*\[(?:\d+-)?(\d\d_\w+)\]", nodeid)
+        return lesson[1] if lesson else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> Together:
+    return Together(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,7 +63,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def chance(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers of one try of a fault: its victim and its moment."""
     print(f"WORKSHOP_FAULT_SEED={FAULT_SEED}")
-    return random.Random(f"{FAULT_SEED} {request.node.nodeid}")
+    return random.Random(f"{FAULT_SEED} {request.node.name}")
 
 
 @pytest.fixture
@@ -70,6 +89,7 @@ def executed(seen) -> Callable[..., Path]:
     """Executes a lesson at scale tiny, once: executed(stem, shuffled) is the notebook with its outputs.
 
     With `anew` it is executed once more, where it has been before.
+    A lesson writes into a folder of its own, so nobody else may run it meanwhile: `the_only_run`.
     The run with true labels is nbval's, so that it also compares the cells tagged nbval-check-output with what is
     stored; the run with shuffled labels is papermill's.
     """
@@ -79,7 +99,7 @@ def executed(seen) -> Callable[..., Path]:
         if anew or (stem, shuffled) not in done:
             start = time.monotonic()
             try:
-                with watched() as seen[stem, shuffled]:
+                with the_only_run(stem), watched() as seen[stem, shuffled]:
                     done[stem, shuffled] = (with_shuffled_labels if shuffled else by_nbval)(stem)
             except Exception as error:  # asked for again, it fails again, without another run
                 done[stem, shuffled] = error
@@ -90,6 +110,11 @@ def executed(seen) -> Callable[..., Path]:
         return done[stem, shuffled]
 
     return execute
+
+
+def the_only_run(stem: str) -> AbstractContextManager[None]:
+    """In this block no other test runs the lesson."""
+    return processes.alone(settings.build_dir() / "tests" / f"{stem}.lock")
 
 
 def by_nbval(stem: str) -> Path:
@@ -107,11 +132,14 @@ def by_nbval(stem: str) -> Path:
 
 
 def with_shuffled_labels(stem: str) -> Path:
-    """Up to the last cell that records a metric of quality: what comes after it does not ask how good a model is."""
+    """Up to the last cell that records a metric of quality, without the cells tagged speed.
+
+    What is left out does not ask how good a model is.
+    """
     lesson = nbformat.read(settings.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
     quality = set(bounds.quality_metrics(stem))
     last = max(number for number, cell in enumerate(lesson.cells) if quality & metrics.of_cell(cell).keys())
-    lesson.cells = lesson.cells[: last + 1]
+    lesson.cells = [cell for cell in lesson.cells[: last + 1] if "speed" not in cell.metadata.get("tags", [])]
     folder = settings.build_dir() / "tests" / "shuffled"
     part, output = folder / "parts" / f"{stem}.ipynb", folder / f"{stem}.ipynb"
     part.parent.mkdir(parents=True, exist_ok=True)

@@ -17,4 +17,6 @@ def pytest_sessionfinish(session):
     for cell in cells:
         cell.cell.outputs = cell.test_outputs or []
     for file in {cell.parent for cell in cells}:
-        nbformat.write(file.nb, folder / file.path.name)
+        unfinished = folder / f".{file.path.name}"
+        nbformat.write(file.nb, unfinished)
+        unfinished.rename(folder / file.path.name)  # one that is there is read as a whole

@@ -6,10 +6,8 @@ import sys
 
 import pytest
 
-from helpers import settings
-
-sys.path.insert(0, str(settings.ROOT / "scripts"))
 import audit
+from helpers import settings
 
 pytestmark = pytest.mark.security
 FOUND = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2"], "description": ""}

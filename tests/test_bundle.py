@@ -8,10 +8,8 @@ import tarfile
 
 import pytest
 
-from helpers import jvm, settings
-
-sys.path.insert(0, str(settings.ROOT / "scripts"))
 import bundle
+from helpers import jvm, settings
 
 pytestmark = pytest.mark.bundle
 # In a network namespace of its own there is only a loopback that is down: put it up, as engines use it, and go on.

@@ -6,10 +6,8 @@ import sys
 
 import pytest
 
-from helpers import doctor, settings
-
-sys.path.insert(0, str(settings.ROOT / "scripts"))
 import check_version
+from helpers import doctor, settings
 
 PROJECT = (settings.ROOT / "pyproject.toml").read_text()
 

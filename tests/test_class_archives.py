@@ -1,14 +1,11 @@
 """Archives of classes: JVMs read theirs, another Java or other jars lead to another, and none is half written."""
 
 import subprocess
-import sys
 
 import pytest
 
-from helpers import class_archives, ignite, jvm, settings, spark
-
-sys.path.insert(0, str(settings.ROOT / "scripts"))
 import archive_classes
+from helpers import class_archives, ignite, jvm, settings, spark
 
 
 def test_set_up_has_made_all():

@@ -15,12 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers import doctor, ignite, jvm, settings
-
-sys.path.insert(0, str(settings.ROOT / "scripts"))
-sys.path.insert(0, str(settings.ROOT / "docker"))
 import cluster
 import health
+from helpers import doctor, ignite, jvm, settings
 
 COMPOSE = yaml.safe_load((settings.ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]

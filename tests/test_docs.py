@@ -2,15 +2,12 @@
 
 import ast
 import re
-import sys
 
 import pytest
 
-from helpers import data, lessons, settings
-
-sys.path.insert(0, str(settings.ROOT / "scripts"))
 import pictures
 import timing
+from helpers import data, lessons, settings
 
 PAGES = [settings.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "docker/README.md")]
 PAGES += [settings.ROOT / name for name in ("INSTRUCTOR.md", "ARCHITECTURE.md", "SECURITY.md")]

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import nbformat
 import psutil
 import pytest
-from conftest import FAULT_SECONDS
+from conftest import FAULT_SECONDS, the_only_run
 from jupyter_client import KernelManager
 from watch import below, until
 
@@ -75,14 +75,15 @@ def lives(process):
 
 @contextmanager
 def started(stem):
-    lesson = Lesson(stem)
-    try:
-        yield lesson
-    finally:
-        lesson.client.stop_channels()
-        lesson.kernel.shutdown_kernel(now=True)
-        for process in lesson.left():
-            process.kill()
+    with the_only_run(stem):
+        lesson = Lesson(stem)
+        try:
+            yield lesson
+        finally:
+            lesson.client.stop_channels()
+            lesson.kernel.shutdown_kernel(now=True)
+            for process in lesson.left():
+                process.kill()
 
 
 def run_to_a_random_moment(lesson, chance):

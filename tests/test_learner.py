@@ -11,7 +11,8 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from helpers import exercises, learner, lessons, settings
+import learner
+from helpers import exercises, lessons, settings
 
 LESSONS = pytest.mark.parametrize("lesson", lessons.notebooks(), ids=lambda path: path.stem)
 

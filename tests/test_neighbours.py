@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import jvm, settings
-
-sys.path.insert(0, str(settings.ROOT / "scripts"))
 import check_version
+from helpers import jvm, settings
 
 # Maven, as far as the lock is concerned: it notes when it begins and ends, and the jars are those that are here.
 MAVEN = """#!/bin/sh

@@ -11,7 +11,9 @@ from urllib.parse import unquote, urldefrag, urljoin
 import pytest
 from bs4 import BeautifulSoup
 
-from helpers import lessons, pages, settings, slides
+import pages
+import slides
+from helpers import lessons, settings
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 STEMS = [lesson.stem for lesson in lessons.notebooks()]

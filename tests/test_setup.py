@@ -10,10 +10,8 @@ import zipfile
 
 import pytest
 
-from helpers import lessons, settings
-
-sys.path.insert(0, str(settings.ROOT / "scripts"))
 import bundle
+from helpers import lessons, settings
 
 NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")}
 

@@ -1,15 +1,12 @@
 """Timing: what counts as a measurement, the rule for minutes, and that the documents show what the script makes."""
 
 import json
-import sys
 
 import nbformat
 import pytest
 
-from helpers import lessons, settings
-
-sys.path.insert(0, str(settings.ROOT / "scripts"))
 import timing
+from helpers import lessons
 
 GOOD = {"duration": 60.4, "exception": None, "end_time": "2026-01-02T03:04:05", "parameters": {"scale": "full"}}
 

@@ -16,9 +16,10 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
-from helpers import mathml, settings
+import mathml  # beside this file, as is pages
+from helpers import settings
 from helpers.lessons import notebooks
-from helpers.pages import figure
+from pages import figure
 
 LINES = 17  # of prose on a slide; everything else is measured in these
 WIDTH = 88  # characters of prose in a line

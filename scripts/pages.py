@@ -10,7 +10,8 @@ from pathlib import Path
 
 import nbformat
 
-from helpers import learner, settings
+import learner  # beside this file
+from helpers import settings
 from helpers.lessons import notebooks
 
 DOCS = settings.ROOT / "docs"
