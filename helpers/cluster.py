@@ -97,7 +97,8 @@ def standalone(workers: int = 2, cores: int = 1, memory: str = "1g", port: int |
             launcher = spark.home() / "bin" / "spark-class"
             log4j = spark.folder("conf") / "standalone-log4j2.properties"
             log4j.write_text(spark.logging("info"))
-            java = ["-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={log4j}", *class_archives.options("spark")]
+            java = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dlog4j2.configurationFile={log4j}"]
+            java += class_archives.options("spark")
             options = {"SPARK_DAEMON_MEMORY": "128m", "SPARK_DAEMON_JAVA_OPTS": shlex.join(java)}
             child = Child(
                 [launcher, f"org.apache.spark.deploy.{name}", "--host", "127.0.0.1", *arguments],

@@ -11,6 +11,7 @@ import psutil
 from IPython.display import display
 
 MIME = "application/vnd.workshop.metric+json"
+FRESH_SECONDS = 0.5  # a new process has its own program long before
 
 
 def record(name: str, value: float) -> None:
@@ -102,7 +103,20 @@ class PeakMemory:
 
 def _memory(process: psutil.Process) -> int:
     try:
+        if _only_begun(process):
+            return 0
         full = process.memory_full_info()
         return getattr(full, "pss", 0) or full.rss
     except psutil.Error:  # it has just ended, or belongs to another user
         return 0
+
+
+def _only_begun(process: psutil.Process) -> bool:
+    """Whether it may not run a program of its own yet.
+
+    Until then it can lie in its parent's memory (vfork, by which Java starts others), which would count twice.
+    """
+    if time.time() - process.create_time() > FRESH_SECONDS:
+        return False
+    parent = process.parent()
+    return parent is not None and process.cmdline() == parent.cmdline()

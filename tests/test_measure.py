@@ -1,5 +1,8 @@
 """Metrics, exercises and plots: what they put into a notebook, and what they refuse."""
 
+import ctypes
+import os
+import signal
 import subprocess
 import sys
 
@@ -53,6 +56,24 @@ def test_peak_memory_counts_children():
         child.stdout.readline()
         assert memory.peak_mb() > alone + 190
         child.communicate(b"\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="clone is Linux's")
+def test_peak_memory_counts_a_shared_memory_once():
+    """A process between vfork and exec lies in its parent's memory: under load, samples meet one."""
+    libc = ctypes.CDLL(None)
+    stack = ctypes.create_string_buffer(1 << 16)
+    top = ctypes.c_void_p(ctypes.addressof(stack) + len(stack) // 16 * 16 - 16)
+    clone_vm = 0x100
+    with metrics.PeakMemory(every=60) as memory:
+        alone = memory.peak_mb()
+        child = libc.clone(ctypes.cast(libc.pause, ctypes.c_void_p), top, clone_vm | signal.SIGCHLD, None)
+        try:
+            together = memory.peak_mb()
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert together < 1.2 * alone
 
 
 @pytest.mark.parametrize(
