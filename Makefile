@@ -4,7 +4,7 @@ VENV := .venv/bin
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 BESIDE := -n 2 --no-loadscope-reorder  # two tests at a time; tests/conftest.py says which ones share a process
 
-.PHONY: help setup run lab test faults doctor lint lock store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle bundle-test check-version audit
+.PHONY: help setup run lab test faults doctor lint lock sums store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle bundle-test check-version audit
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,7 +32,7 @@ slides: setup ## a deck of slides for each lesson, in build/slides
 progress: setup ## which exercises of the learner copies are done
 	@$(VENV)/python -m helpers.progress
 
-test: setup ## run all tests but bundle-test and cluster-test (about 25 minutes on two cores)
+test: setup ## run all tests but bundle-test, cluster-test and the two clones of faults (about 25 minutes on two cores)
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check .
 	@$(VENV)/python -m pytest $(BESIDE) -m "not bundle and not neighbours"
 
@@ -62,6 +62,9 @@ lock: setup ## for maintainers: write requirements.txt from pyproject.toml
 	@$(VENV)/uv pip compile pyproject.toml --extra dev --extra site --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --quiet --output-file requirements.txt
 
+sums: setup ## for maintainers: write the checksums of the Java artefacts anew, after a version has moved
+	@PYTHONPATH=. $(VENV)/python scripts/java_sums.py
+
 store: setup ## for maintainers: run every lesson at full scale, keep the outputs in notebooks/, write pictures and minutes
 	@$(VENV)/python -m helpers.lessons --scale full --store && $(VENV)/python scripts/pictures.py
 	@PYTHONPATH=. $(VENV)/python scripts/timing.py
@@ -83,5 +86,5 @@ audit: setup ## look for known vulnerabilities of the locked packages (asks the 
 	    build/audit/bin/python -m pip install --quiet --require-hashes -r requirements-audit.txt; }
 	@PYTHONPATH=. $(VENV)/python scripts/audit.py build/audit/bin/pip-audit
 
-clean: ## delete everything generated (your progress, too) but the virtual environment
+clean: ## delete build/ with everything generated (your progress, too)
 	@rm -rf build

@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmark import RESULTS, write
 from helpers import cluster, spark
 from helpers.kubernetes import ClusterError, kubernetes
+from helpers.processes import ProcessError
 from helpers.spark import Manager
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -45,7 +46,7 @@ def main() -> int:
             for name, manager in managers.items():
                 found[name] = with_and_without(manager)
                 print(name, found[name], flush=True)
-    except ClusterError as error:
+    except (ClusterError, ProcessError) as error:
         print(error, file=sys.stderr)
         return 2
     write(RESULTS / "kill.json", found)

@@ -61,7 +61,7 @@ def kafka() -> list[object]:
     properties = Path("/tmp/server.properties")
     properties.write_text(text.replace("@CONTROLLER_PORT@", "9093").replace("@DATA@", "/data/kafka"))
     path = os.pathsep.join(map(str, jvm.jars("kafka")))
-    java = [jvm.java_home() / "bin" / "java", f"-Xmx{HEAP}", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
+    java = [jvm.java(), f"-Xmx{HEAP}", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
     java += [f"-Dlog4j2.configurationFile={kafka.LOG4J.as_uri()}", "-cp", path]
     if not Path("/data/kafka/meta.properties").exists():
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
@@ -83,7 +83,7 @@ def executor(*_given: str) -> list[object]:
 
     given = {name.removeprefix("SPARK_"): value for name, value in os.environ.items() if name.startswith("SPARK_")}
     options = sorted((name for name in given if name.startswith("JAVA_OPT_")), key=lambda name: int(name[9:]))
-    java = [jvm.java_home() / "bin" / "java", *(given[name] for name in options)]
+    java = [jvm.java(), *(given[name] for name in options)]
     java += [f"-Xms{given['EXECUTOR_MEMORY']}", f"-Xmx{given['EXECUTOR_MEMORY']}", "-cp", f"{spark.home()}/jars/*"]
     who = {
         "driver-url": "DRIVER_URL",

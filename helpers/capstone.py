@@ -1,7 +1,6 @@
 """The capstone's measurements, seen from the notebook: run an engine, compare, fit growth, gather what is recorded."""
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -39,9 +38,8 @@ def run(
     job = {"script": str(script.resolve()), "suit": suit and str(suit.resolve()), "out": str(folder / "result.npz")}
     job |= {"shares": list(shares), "limit": limit, "cores": cores, "predict": predict, "scale": settings.scale(scale)}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(cores))
-    path = os.pathsep.join([str(settings.ROOT), *settings.python_path()])
     command = [sys.executable, "-m", "helpers.contestant", json.dumps(job)]
-    child = Child(command, folder / "log.txt", threads | {"PYTHONPATH": path}, cwd=folder)
+    child = Child(command, folder / "log.txt", threads | {"PYTHONPATH": settings.python_path()}, cwd=folder)
     try:
         child.wait_until(lambda: child.returncode == 0, LIMIT, f"The engine of {script.name}")
     finally:

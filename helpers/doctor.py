@@ -52,7 +52,10 @@ def memory() -> str:
 
 def disk() -> str:
     """Room for the build folder."""
-    free = shutil.disk_usage(settings.ROOT).free / 1e9
+    folder = settings.build_dir()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 1e9
     if free < DISK_GB:
         raise Problem(f"{free:.1f} GB are free, {DISK_GB} are needed: free some, or set WORKSHOP_BUILD elsewhere")
     return f"{free:.1f} GB free"

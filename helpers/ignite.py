@@ -1,12 +1,13 @@
 """Ignite: a cluster of nodes as local processes (or the one that the settings name), and a JVM to drive it from."""
 
+import contextlib
 import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -108,8 +109,9 @@ class Cluster:
     def stop(self) -> None:
         """End all nodes: SIGTERM, then SIGKILL. Without persistence the data is gone."""
         for node in self.nodes.values():
-            if node.running:
-                os.kill(node.pid, 15)  # all at once, then wait for each
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                if node.running:
+                    os.kill(node.pid, signal.SIGTERM)  # all at once, then wait for each
         for node in self.nodes.values():
             node.stop()
 
@@ -134,7 +136,7 @@ class Cluster:
         """Where a further node, or a driver, asks for the cluster: host:port,host:port."""
         if not self._discovery:
             return settings.ignite_discovery()
-        return ",".join(f"{here()}:{port}" for port in self._discovery)
+        return ",".join(f"{settings.here()}:{port}" for port in self._discovery)
 
     def _ready(self, number: int) -> bool:
         return self.servers_seen(number) == len(self.alive()) and listening(*reversed(self.addresses[number]))
@@ -155,14 +157,14 @@ class Cluster:
         if number >= len(self._discovery):
             raise ProcessError(f"This cluster was made for at most {len(self._discovery)} nodes.")
         if number == len(self.addresses):
-            self.addresses.append((here(), free_port()))
+            self.addresses.append((settings.here(), free_port()))
         port = self.addresses[number][1]
         free_port(port, f"Ignite node {number}")  # a clear error beats a stack trace in the node's log
         folder = self.folder / f"node{number}"
         properties = self._properties | {
             "workshop.node": f"node{number}",
             "workshop.folder": folder,
-            "workshop.host": here(),
+            "workshop.host": settings.here(),
             "workshop.port": port,
             "workshop.discovery.port": self._discovery[number],
             "workshop.discovery.addresses": self.discovery(),
@@ -182,21 +184,16 @@ class Cluster:
         self.wait()
 
 
-def here() -> str:
-    """Where nodes that are started here listen: loopback, or the name by which an external Spark's workers reach us."""
-    return settings.spark_driver_host() or "127.0.0.1"
-
-
 def java(heap: str, *options: str) -> list[str]:
     """The beginning of a command that runs a class of Ignite: Java 17, its flags and the class path."""
     opens = [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED.split()]
     quiet = ["-DIGNITE_UPDATE_NOTIFIER=false", "-DIGNITE_NO_ASCII=true", "-Djava.net.preferIPv4Stack=true"]
     memory = [f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", *class_archives.options("ignite")]
     path = os.pathsep.join(map(str, jvm.jars("ignite")))
-    return [str(jvm.java_home() / "bin" / "java"), *memory, *opens, *quiet, *options, "-cp", path]
+    return [str(jvm.java()), *memory, *opens, *quiet, *options, "-cp", path]
 
 
-@contextmanager
+@contextlib.contextmanager
 def cluster(
     nodes: int = 3,
     heap: int = 384,
@@ -208,7 +205,7 @@ def cluster(
     name: str = "cluster",
     local: bool = False,
 ) -> Iterator[Cluster]:
-    """A cluster of `nodes` processes `here()`, ended with the block; ready when every node sees all the others.
+    """A cluster of `nodes` processes of this machine, ended with the block; ready when every node sees all the others.
 
     `heap` and `region` are each node's Java heap and off-heap data in MB; `port` the first node's port for clients,
     the others follow (without it any free ones, so that clusters live side by side). A `persistent` cluster starts
@@ -233,21 +230,21 @@ def cluster(
     options = {key: str(value).lower() for key, value in switches.items()}
     if tls:
         options["tls"] = folder / "tls"
-        password = certificates.make(folder / "tls", here())
-    with ExitStack() as stack:
-        made = Cluster([(here(), each) for each in ports], folder, **options)
+        password = certificates.make(folder / "tls", settings.here())
+    with contextlib.ExitStack() as stack:
+        made = Cluster([(settings.here(), each) for each in ports], folder, **options)
         made.heap = heap
         if tls:
             made.tls = certificates.client_options(folder / "tls")
             made._secrets = {"WORKSHOP_TLS_PASSWORD": password}
         stack.callback(made.stop)
         made._start(nodes)
-        print(f"Ignite cluster of {nodes}: clients at {', '.join(f'{here()}:{each}' for each in ports)}")
+        print(f"Ignite cluster of {nodes}: clients at {', '.join(f'{settings.here()}:{each}' for each in ports)}")
         yield made
     shutil.rmtree(folder, ignore_errors=True)  # after an error it stays, with the logs
 
 
-@contextmanager
+@contextlib.contextmanager
 def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
     """A JVM with Ignite's classes for this notebook, as a py4j gateway; ended with the block.
 
@@ -259,7 +256,7 @@ def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
         "workshop.client": "true",
         "workshop.node": f"driver{next(_numbers)}",
         "workshop.folder": folder,
-        "workshop.host": here(),
+        "workshop.host": settings.here(),
         "workshop.port": free_port(),
         "workshop.discovery.port": free_port(),
         "workshop.discovery.addresses": cluster.discovery(),

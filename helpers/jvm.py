@@ -64,6 +64,11 @@ def java_home() -> Path:
     raise JavaError(f"Java {JAVA} is needed, and {f'only {seen}' if seen else 'none'} was found: {HOW_TO_INSTALL}.")
 
 
+def java() -> Path:
+    """The program `java` of that installation. Raises JavaError without a Java 17."""
+    return java_home() / "bin" / "java"
+
+
 def compilers() -> list[str]:
     """Options for the compilers of a JVM: at scale tiny the quick one alone.
 
@@ -111,12 +116,11 @@ def fetch() -> None:
             shutil.copytree(bundled, folder, dirs_exist_ok=True)
             remedy = "unpack the bundle's archive again, into an empty folder."
         else:
-            _copy_by_maven(folder)
+            copy_by_maven(folder)
             remedy = (
-                "delete them from Maven's cache and run the same command again, or write a new SHA256SUMS if a "
-                "version has moved."
+                "delete them from Maven's cache and run the same command again, or `make sums` if a version has moved."
             )
-        for module in modules():
+        for module in missing():
             fetched = Path(folder) / module
             wrong = _differences(module, fetched)
             if wrong:
@@ -127,7 +131,8 @@ def fetch() -> None:
             fetched.rename(target)
 
 
-def _copy_by_maven(folder: str) -> None:
+def copy_by_maven(folder: str | Path) -> None:
+    """Let Maven fetch the jars of all modules into `folder`/MODULE, unverified. Raises JavaError when it fails."""
     command = [
         *(maven(), "-q", "-B", "--strict-checksums", "-f", settings.JVM / "pom.xml"),
         *("package", "dependency:copy-dependencies", f"-Dworkshop.java={folder}"),
@@ -220,11 +225,15 @@ def _contents_digest(jar: Path) -> str:
     return digest.hexdigest()
 
 
+def sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each jar in a folder by its name; of those that the build makes itself, of what is in them."""
+    stats = {jar: jar.stat() for jar in folder.glob("*.jar")}
+    return {jar.name: _digest(jar, stat.st_size, stat.st_mtime_ns) for jar, stat in stats.items()}
+
+
 def _differences(module: str, folder: Path) -> list[str]:
     """Names of the jars that are missing, unexpected or different."""
-    stats = {jar: jar.stat() for jar in folder.glob("*.jar")}
-    got = {jar.name: _digest(jar, stat.st_size, stat.st_mtime_ns) for jar, stat in stats.items()}
-    wanted = _sums(module)
+    got, wanted = sums(folder), _sums(module)
     return sorted(name for name in got.keys() | wanted.keys() if got.get(name) != wanted.get(name))
 
 

@@ -86,7 +86,7 @@ class Broker:
         flags = [f"-Xmx{self._heap}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError"]
         flags += [f"-Dlog4j2.configurationFile={LOG4J.as_uri()}", "-Djava.awt.headless=true"]
         flags += class_archives.options("kafka")
-        return [str(jvm.java_home() / "bin" / "java"), *flags, "-cp", path]
+        return [str(jvm.java()), *flags, "-cp", path]
 
     def _format(self) -> None:
         """Write its settings and give its empty log folder an identity, as Kafka demands before the first start."""

@@ -1,7 +1,6 @@
 """MXNet's distributed key-value store as local processes: scheduler, servers and workers, watched while they train."""
 
 import json
-import os
 import re
 import sys
 import time
@@ -106,7 +105,7 @@ def cluster(script: Path, job: dict, workers: int = 2, log_messages: bool = Fals
         old.unlink()
     alone = job["kvstore"] == "local"
     env = {
-        "PYTHONPATH": os.pathsep.join([str(settings.ROOT), str(script.resolve().parent), *settings.python_path()]),
+        "PYTHONPATH": settings.python_path(script.resolve().parent),
         "OMP_NUM_THREADS": "1",
         "DMLC_PS_ROOT_URI": "127.0.0.1",
         "DMLC_PS_ROOT_PORT": str(free_port()),

@@ -35,7 +35,7 @@ def command(place: Path, memory: str, classpath: str) -> list[object]:
     options += [f"-Xmx{memory}", "-XX:+UseParallelGC", "-Djava.net.preferIPv4Stack=true"]
     options += [f"-Dlog4j.configuration={log4j.as_uri()}", f"-Djava.io.tmpdir={place}"]
     options += class_archives.options("mahout")
-    return [jvm.java_home() / "bin" / "java", *options, "-cp", classpath, "workshop.Main"]
+    return [jvm.java(), *options, "-cp", classpath, "workshop.Main"]
 
 
 def classpath() -> str:
@@ -75,7 +75,7 @@ def bridge() -> Path:
     if not jar.exists():
         classpath = os.pathsep.join(map(str, jvm.jars("mahout")))
         unfinished = jar.with_name(f"{os.getpid()}-{jar.name}")
-        compiler = [jvm.java_home() / "bin" / "java", "-cp", classpath, "scala.tools.nsc.Main", "-nowarn"]
+        compiler = [jvm.java(), "-cp", classpath, "scala.tools.nsc.Main", "-nowarn"]
         done = subprocess.run(
             [*compiler, "-classpath", classpath, "-d", unfinished, *sources], capture_output=True, text=True
         )

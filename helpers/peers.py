@@ -5,7 +5,6 @@ nothing is visible outside this machine, and a worker's death is noticed at once
 """
 
 import json
-import os
 import queue
 import shutil
 import socket
@@ -170,9 +169,8 @@ def group(script: Path, size: int, timeout: float = TIMEOUT, limit: float = 600,
         for rank in range(size):
             told = {"rank": rank, "size": size, "folder": str(folder), "options": options, "timeout": timeout}
             log = settings.build_dir() / "logs" / f"{script.stem}-{rank}.log"
-            path = os.pathsep.join([str(settings.ROOT), *settings.python_path()])
-            command = [sys.executable, script, json.dumps(told)]
-            workers.append(Child(command, log, env={"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}, grace=3))
+            environment = {"PYTHONPATH": settings.python_path(), "PYTHONUNBUFFERED": "1"}
+            workers.append(Child([sys.executable, script, json.dumps(told)], log, env=environment, grace=3))
         yield Group(workers, folder, limit)
     finally:
         for worker in workers:

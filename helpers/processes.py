@@ -1,5 +1,6 @@
 """Child processes that never outlive the notebook, their ports and folders, and what one at a time may do."""
 
+import contextlib
 import fcntl
 import os
 import random
@@ -11,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -95,7 +95,9 @@ class Child:
 
     def kill(self) -> None:
         """`kill -9`, as a crash would end it; returns when it is gone."""
-        os.kill(self.pid, signal.SIGKILL)
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(self.pid, signal.SIGKILL)
         self._guard.wait()
 
     def stop(self) -> None:
@@ -158,7 +160,7 @@ def own_folder(root: Path, name: str) -> Path:
     return Path(tempfile.mkdtemp(dir=root, prefix=f"{name}-{os.getpid()}-"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def alone(file: Path) -> Iterator[None]:
     """One process at a time is in this block, the others wait; the lock ends with its process, however that ends."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -78,6 +78,11 @@ def spark_driver_host() -> str | None:
     return os.environ.get("WORKSHOP_DRIVER_HOST") or None
 
 
+def here() -> str:
+    """Where what is started here listens: loopback, or the name by which an external cluster reaches us."""
+    return spark_driver_host() or "127.0.0.1"
+
+
 def ignite() -> list[tuple[str, int]]:
     """Client addresses of an external Ignite cluster (WORKSHOP_IGNITE=host:port,host:port); empty for local nodes.
 
@@ -166,9 +171,10 @@ def session() -> str | None:
     return os.environ.get("JPY_SESSION_NAME") or None
 
 
-def python_path() -> list[str]:
-    """Entries of the reader's PYTHONPATH, kept when the workers' is set."""
-    return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+def python_path(*folders: Path) -> str:
+    """PYTHONPATH for a Python that we start: the project, `folders`, and what the reader's names."""
+    given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return os.pathsep.join(dict.fromkeys([str(ROOT), *map(str, folders), *given]))
 
 
 def spark_home() -> str | None:

@@ -52,9 +52,10 @@ def supported() -> bool:
 def problem() -> str | None:
     """What is wrong with the wheel's files (missing, damaged, another version), or None."""
     pins = HOME / PINS.name
-    if not pins.is_file() or pins.read_text() != PINS.read_text():
+    record = next(HOME.glob("singa-*.dist-info/RECORD"), None)
+    if record is None or not pins.is_file() or pins.read_text() != PINS.read_text():
         return "SINGA's wheel is missing or of another version"
-    for name, wanted in _record():
+    for name, wanted in _digests(record):
         file = HOME / name
         if not file.is_file() or _sha256(file) != wanted:
             return f"SINGA's file {name} is missing or damaged"
@@ -75,9 +76,10 @@ def fetch() -> None:
                 "SINGA's wheel could not be fetched: check the network (the first set-up needs it) and run "
                 f"`make setup` again. uv said: {done.stderr.strip()[-300:]}"
             )
-        shutil.copy(PINS, folder)
+        (HOME / PINS.name).unlink(missing_ok=True)  # goes first and comes last: half a wheel has none
         shutil.rmtree(HOME, ignore_errors=True)
         shutil.copytree(folder, HOME)
+        shutil.copy(PINS, HOME)
 
 
 def load(threads: int = 1) -> types.ModuleType:
@@ -187,9 +189,8 @@ def _threads(count: int) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _record() -> list[tuple[str, str]]:
+def _digests(record: Path) -> list[tuple[str, str]]:
     """Files of the wheel with their SHA-256 (base64, as the wheel's own list has it)."""
-    record = next(HOME.glob("singa-*.dist-info/RECORD"))
     rows = csv.reader(record.read_text().splitlines())
     return [(name, digest.removeprefix("sha256=")) for name, digest, _ in rows if digest]
 

@@ -67,14 +67,13 @@ def folder(name: str) -> Path:
 
 def environment() -> dict[str, str]:
     """Environment of every Spark process: Java 17, this Python, this package, 127.0.0.1 and nothing else."""
-    python_path = os.pathsep.join(dict.fromkeys([str(settings.ROOT), *settings.python_path()]))
     return {
         "JAVA_HOME": str(jvm.java_home()),
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
-        "PYTHONPATH": python_path,
+        "PYTHONPATH": settings.python_path(),
         "SPARK_HOME": str(home()),
-        "SPARK_LOCAL_IP": settings.spark_driver_host() or "127.0.0.1",
+        "SPARK_LOCAL_IP": settings.here(),
     }
 
 
@@ -85,7 +84,7 @@ def logging(level: str = "error") -> str:
 
 def configuration(memory: str = "1g") -> dict[str, str]:
     """Settings that every session and every spark-submit of the workshop share; `memory` is the driver's heap."""
-    host = settings.spark_driver_host() or "127.0.0.1"
+    host = settings.here()
     log4j = folder("conf") / "log4j2.properties"
     log4j.write_text(logging())
     driver = ["-XX:+UseSerialGC", "-Xss4m", f"-Dlog4j2.configurationFile={log4j.as_uri()}"]

@@ -68,12 +68,8 @@ def _java(folder: Path, heap: str) -> list[object]:
     loggers = [jar for name in LOGGERS for jar in (spark.home() / "jars").glob(f"{name}.jar")]
     jars = [*loggers, *(jar for jar in jvm.jars("yarn") if not jar.name.startswith("slf4j-api-1"))]
     return [
-        *(jvm.java_home() / "bin" / "java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
-        *(
-            "-Djava.net.preferIPv4Stack=true",
-            *class_archives.options("yarn"),
-            *(f"--add-opens={package}=ALL-UNNAMED" for package in OPENED),
-        ),
+        *(jvm.java(), f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"),
+        *(*class_archives.options("yarn"), *(f"--add-opens={package}=ALL-UNNAMED" for package in OPENED)),
         *(f"-Dlog4j2.configurationFile={log4j.as_uri()}", f"-Dtest.build.data={folder / 'data'}"),
         *(f"-Dhadoop.log.dir={folder / 'logs'}", "-cp", os.pathsep.join(map(str, jars))),
     ]
@@ -126,7 +122,7 @@ def _start(opened: JavaGateway, folder: Path, given: dict[str, str]) -> str:
 
 def _spark_settings() -> dict[str, str]:
     """One place for Spark's jars, this Python and loopback in every container."""
-    inside = {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": settings.spark_driver_host() or "127.0.0.1"}
+    inside = {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": settings.here()}
     return {
         "spark.yarn.jars": f"local:{spark.home()}/jars/*",  # else every job uploads some 400 MB
         "spark.yarn.am.memory": "384m",

@@ -26,7 +26,7 @@ TESTS = {
     "jupyterlab": ("tests/test_anywhere.py",),
     "fastapi": ("tests/test_service.py",),
     "pydantic": ("tests/test_service.py",),
-    "cachetools": ("tests/test_service.py",),
+    "cachetools": ("tests/test_lessons.py",),  # in lesson 07
     "prometheus-client": ("tests/test_service.py",),
 }
 UNKNOWN = ("tests/test_data.py", "tests/test_measure.py", "tests/test_processes.py", "tests/test_doctor.py")

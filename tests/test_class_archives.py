@@ -42,7 +42,7 @@ def test_the_name_follows_the_jars(monkeypatch, tmp_path):
 
 def test_an_archive_that_does_not_fit_is_passed_over_without_a_word():
     foreign = [f"-XX:SharedArchiveFile={class_archives.path('kafka')}", class_archives.QUIET]
-    java = [jvm.java_home() / "bin" / "java", *foreign, "-cp", str(settings.ROOT), "-version"]
+    java = [jvm.java(), *foreign, "-cp", str(settings.ROOT), "-version"]
     done = subprocess.run(java, capture_output=True, text=True)
     assert done.returncode == 0
     assert "warning" not in done.stdout + done.stderr

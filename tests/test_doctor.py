@@ -24,6 +24,14 @@ def test_this_machine_is_healthy():
     assert len(done.stdout.splitlines()) == len(doctor.CHECKS)
 
 
+def test_the_disk_is_the_build_folder_s(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "not" / "there" / "yet"))
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: asked.append(folder) or Usage(10, 0, 1e12))
+    doctor.disk()
+    assert asked == [tmp_path]
+
+
 def wrong_python(patch):
     version = namedtuple("version_info", "major minor micro")(3, 12, 1)
     patch.setattr(doctor, "sys", namedtuple("sys", "version_info version")(version, "3.12.1 (main)"))

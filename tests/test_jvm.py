@@ -13,6 +13,7 @@ from functools import partial
 
 import pytest
 
+import java_sums
 from helpers import class_archives, jvm, settings, spark
 
 
@@ -40,7 +41,7 @@ def only_these(tmp_path, monkeypatch):
 
 
 def test_the_real_java_is_17():
-    done = subprocess.run([jvm.java_home() / "bin" / "java", "-version"], capture_output=True, text=True)
+    done = subprocess.run([jvm.java(), "-version"], capture_output=True, text=True)
     assert 'version "17' in done.stderr
 
 
@@ -126,6 +127,33 @@ def test_other_jars_than_expected_are_refused(tmp_path, monkeypatch):
     assert jvm.modules()[0] in jvm.missing()
 
 
+def test_only_the_damaged_module_is_put_back(tmp_path, monkeypatch):
+    """Another may be in use by a lesson that runs."""
+    good = settings.build_dir() / "java"
+    monkeypatch.setattr(jvm, "copy_by_maven", lambda folder: shutil.copytree(good, folder, dirs_exist_ok=True))
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path))
+    shutil.copytree(good, tmp_path / "java")
+    whole, damaged = (tmp_path / "java" / module for module in jvm.modules()[:2])
+    next(damaged.glob("*.jar")).unlink()
+    before = whole.stat().st_ino
+    jvm.fetch()
+    assert jvm.missing() == []
+    assert whole.stat().st_ino == before
+
+
+def test_sums_are_what_maven_gives(tmp_path, monkeypatch, capsys):
+    good = settings.build_dir() / "java"
+    kept = {module: (settings.JVM / module / "SHA256SUMS").read_text() for module in jvm.modules()}
+    for module in kept:
+        (tmp_path / module).mkdir()
+        (tmp_path / module / "pom.xml").touch()
+    monkeypatch.setattr(jvm, "copy_by_maven", lambda folder: shutil.copytree(good, folder, dirs_exist_ok=True))
+    monkeypatch.setattr(settings, "JVM", tmp_path)
+    assert java_sums.main() == 0
+    assert {module: (tmp_path / module / "SHA256SUMS").read_text() for module in kept} == kept
+    assert "git diff jvm" in capsys.readouterr().out
+
+
 @pytest.fixture
 def mirror(tmp_path):
     """A mirror on loopback with Maven's archive, which Maven itself fetches as an artefact."""
@@ -204,7 +232,7 @@ def test_at_scale_tiny_only_the_quick_compiler_runs(monkeypatch):
     assert jvm.compilers() == []
     monkeypatch.setenv("WORKSHOP_SCALE", "tiny")
     (flag,) = jvm.compilers()
-    asked = [jvm.java_home() / "bin" / "java", flag, "-XX:+PrintFlagsFinal", "-version"]
+    asked = [jvm.java(), flag, "-XX:+PrintFlagsFinal", "-version"]
     said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     assert re.search(r"TieredStopAtLevel\s+= 1\b", said)
     for engine in class_archives.ENGINES:

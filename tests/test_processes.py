@@ -83,6 +83,7 @@ def test_kill_is_immediate_and_seen(tmp_path):
     child.kill()
     assert not child.running
     assert child.returncode == 128 + signal.SIGKILL
+    child.kill()  # once more is no error
 
 
 def test_a_stubborn_child_is_killed_after_its_grace(tmp_path):

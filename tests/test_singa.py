@@ -76,11 +76,11 @@ print(compat.import_singa().__version__, 'int' in vars(numpy), 'singa.singa_wrap
 @pytest.fixture
 def wheel_copy(tmp_path, monkeypatch):
     """The wheel's small files as links in another folder, so that one can be damaged."""
-    for name, _ in [*singa_bridge._record(), (singa_bridge.PINS.name, "")]:
+    record = next(singa_bridge.HOME.glob("singa-*.dist-info/RECORD"))
+    for name, _ in [*singa_bridge._digests(record), (singa_bridge.PINS.name, "")]:
         link = tmp_path / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(singa_bridge.HOME / name)
-    record = next(singa_bridge.HOME.glob("singa-*.dist-info/RECORD"))
     (tmp_path / record.relative_to(singa_bridge.HOME)).symlink_to(record)
     monkeypatch.setattr(singa_bridge, "HOME", tmp_path)
     return tmp_path
@@ -108,6 +108,11 @@ class TestWheel:
         (wheel_copy / singa_bridge.PINS.name).unlink()
         (wheel_copy / singa_bridge.PINS.name).write_text("singa==2.0\n")
         assert "another version" in singa_bridge.problem()
+
+    @pytest.mark.badinput
+    def test_half_a_wheel_is_found(self, wheel_copy):
+        next(wheel_copy.glob("singa-*.dist-info/RECORD")).unlink()
+        assert "is missing" in singa_bridge.problem()
 
     @pytest.mark.security
     def test_pin_has_one_hash(self):
