@@ -18,6 +18,7 @@ from helpers import exercises, lessons, metrics, settings
 
 TABLE_PAGE, ROWS_PAGE = (settings.ROOT / name for name in ("INSTRUCTOR.md", "README.md"))
 ROW = re.compile(r"^(\| \[[^]]+\]\(notebooks/(\w+)\.ipynb\) \| [^|]+ \|) [^|]+ \| [^|]+ \|$", re.M)
+HEADING = re.compile(r"\d+ to read and do, \d+ to run")
 BEGIN, END = "<!-- timing: begin (make timing) -->", "<!-- timing: end -->"
 WORDS_A_MINUTE = 200
 CODE_LINES_A_MINUTE = 20
@@ -115,6 +116,17 @@ def with_minutes(text: str) -> str:
     return ROW.sub(lambda row: f"{row[1]} {' | '.join(cells(settings.NOTEBOOKS / f'{row[2]}.ipynb'))} |", text)
 
 
+def with_heading(lesson: Path) -> str:
+    """A lesson's file with the minutes in its first cell. Raises TimingError where that has no place for them."""
+    text = lesson.read_text(encoding="utf-8")
+    if not HEADING.search(text):
+        raise TimingError(f"{lesson.name} does not say its minutes: write '1 to read and do, 1 to run' in it.")
+    read, run = cells(lesson)
+    if run == "not measured":
+        return text
+    return HEADING.sub(f"{read.removesuffix(' min')} to read and do, {run.removesuffix(' min')} to run", text, count=1)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, help="executed copies (default: build/runs/full)")
@@ -128,6 +140,8 @@ def main() -> int:
         new = {}
         print("No new full run: the table is made of the times in docs/timing.json.")
     lessons.TIMES.write_text(json.dumps(dict(sorted({**kept(), **new}.items())), indent=1) + "\n")
+    for lesson in lessons.notebooks():
+        lesson.write_text(with_heading(lesson), encoding="utf-8")
     TABLE_PAGE.write_text(filled(TABLE_PAGE.read_text()))
     ROWS_PAGE.write_text(with_minutes(ROWS_PAGE.read_text()))
     print(f"{TABLE_PAGE.name}, {ROWS_PAGE.name}: {len(lessons.notebooks())} lessons, {len(new)} measured anew")

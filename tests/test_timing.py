@@ -68,6 +68,19 @@ def test_the_rows_have_the_minutes_that_the_script_writes():
     assert timing.with_minutes(wrong) == text
 
 
+@pytest.mark.parametrize("lesson", lessons.notebooks(), ids=lambda path: path.stem)
+def test_a_lesson_says_the_minutes_of_the_table(lesson, tmp_path):
+    text = lesson.read_text()
+    assert timing.with_heading(lesson) == text
+    wrong = tmp_path / lesson.name
+    wrong.write_text(timing.HEADING.sub("1 to read and do, 99 to run", text, count=1))
+    assert wrong.read_text() != text
+    assert timing.with_heading(wrong) == text
+    wrong.write_text(timing.HEADING.sub("many", text))
+    with pytest.raises(timing.TimingError, match="does not say its minutes"):
+        timing.with_heading(wrong)
+
+
 def test_time_left_follows_the_pace_of_this_machine(monkeypatch, tmp_path):
     monkeypatch.setattr(lessons, "TIMES", tmp_path / "timing.json")
     first, second, third = (tmp_path / f"{name}.ipynb" for name in "abc")
