@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from helpers import class_archives, settings, spark
+from helpers import class_archives, jvm, settings, spark
 from helpers.processes import Child, free_port
 from helpers.spark import Manager
 
@@ -97,7 +97,7 @@ def standalone(workers: int = 2, cores: int = 1, memory: str = "1g", port: int |
             launcher = spark.home() / "bin" / "spark-class"
             log4j = spark.folder("conf") / "standalone-log4j2.properties"
             log4j.write_text(spark.logging("info"))
-            java = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dlog4j2.configurationFile={log4j}"]
+            java = ["-XX:+UseSerialGC", jvm.QUICK_COMPILER, f"-Dlog4j2.configurationFile={log4j}"]
             java += class_archives.options("spark")
             options = {"SPARK_DAEMON_MEMORY": "128m", "SPARK_DAEMON_JAVA_OPTS": shlex.join(java)}
             child = Child(

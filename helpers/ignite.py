@@ -1,6 +1,5 @@
 """Ignite: a cluster of nodes as local processes (or the one that the settings name), and a JVM to drive it from."""
 
-import contextlib
 import itertools
 import os
 import re
@@ -8,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -109,9 +109,7 @@ class Cluster:
     def stop(self) -> None:
         """End all nodes: SIGTERM, then SIGKILL. Without persistence the data is gone."""
         for node in self.nodes.values():
-            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
-                if node.running:
-                    os.kill(node.pid, signal.SIGTERM)  # all at once, then wait for each
+            node.signal(signal.SIGTERM)  # all at once, then wait for each
         for node in self.nodes.values():
             node.stop()
 
@@ -126,7 +124,7 @@ class Cluster:
         """
         host, port = self.addresses[self.alive()[0] if self.nodes else 0]
         main = ("org.apache.ignite.internal.commandline.CommandHandler", "--host", host, "--port", str(port))
-        command = [*java("128m", "-XX:TieredStopAtLevel=1"), *main, *arguments, "--yes"]
+        command = [*java("128m", jvm.QUICK_COMPILER), *main, *arguments, "--yes"]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=self.folder)
         if done.returncode:
             raise ProcessError(f"control {' '.join(arguments)} failed:\n{done.stdout[-1500:]}{done.stderr[-500:]}")
@@ -193,7 +191,7 @@ def java(heap: str, *options: str) -> list[str]:
     return [str(jvm.java()), *memory, *opens, *quiet, *options, "-cp", path]
 
 
-@contextlib.contextmanager
+@contextmanager
 def cluster(
     nodes: int = 3,
     heap: int = 384,
@@ -231,7 +229,7 @@ def cluster(
     if tls:
         options["tls"] = folder / "tls"
         password = certificates.make(folder / "tls", settings.here())
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         made = Cluster([(settings.here(), each) for each in ports], folder, **options)
         made.heap = heap
         if tls:
@@ -244,7 +242,7 @@ def cluster(
     shutil.rmtree(folder, ignore_errors=True)  # after an error it stays, with the logs
 
 
-@contextlib.contextmanager
+@contextmanager
 def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
     """A JVM with Ignite's classes for this notebook, as a py4j gateway; ended with the block.
 

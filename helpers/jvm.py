@@ -38,6 +38,7 @@ JAVA_HOMES = (
 )
 # Jars whose packages Maven renames on this machine: each zlib compresses differently, so their contents are verified.
 RELOCATED = "relocated-"
+QUICK_COMPILER = "-XX:TieredStopAtLevel=1"  # for a JVM that must start soon, and works little
 HOW_TO_INSTALL = (
     "install it (Debian and Ubuntu: apt install openjdk-17-jdk-headless; macOS: brew install openjdk@17; "
     "conda: openjdk=17) or set JAVA_HOME to it"
@@ -75,7 +76,7 @@ def compilers() -> list[str]:
     The thorough one works beside the program and pays after minutes; at scale tiny no JVM lives that long.
     Source: https://docs.oracle.com/en/java/javase/17/docs/specs/man/java.html (TieredStopAtLevel)
     """
-    return ["-XX:TieredStopAtLevel=1"] if settings.scale() == "tiny" else []
+    return [QUICK_COMPILER] if settings.scale() == "tiny" else []
 
 
 def jars(engine: str) -> list[Path]:

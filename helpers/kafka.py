@@ -83,7 +83,7 @@ class Broker:
 
     def _java(self) -> list[str]:
         path = os.pathsep.join(map(str, jvm.jars("kafka")))
-        flags = [f"-Xmx{self._heap}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError"]
+        flags = [f"-Xmx{self._heap}m", "-XX:+UseSerialGC", jvm.QUICK_COMPILER, "-XX:+ExitOnOutOfMemoryError"]
         flags += [f"-Dlog4j2.configurationFile={LOG4J.as_uri()}", "-Djava.awt.headless=true"]
         flags += class_archives.options("kafka")
         return [str(jvm.java()), *flags, "-cp", path]

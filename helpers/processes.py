@@ -93,11 +93,15 @@ class Child:
         """Wait until it ends by itself; its exit status, 128 + signal where a signal ended it."""
         return self._guard.wait()
 
-    def kill(self) -> None:
-        """`kill -9`, as a crash would end it; returns when it is gone."""
+    def signal(self, number: int) -> None:
+        """Send a signal to the process itself, if it still runs."""
         if self.running:
             with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """`kill -9`, as a crash would end it; returns when it is gone."""
+        self.signal(signal.SIGKILL)
         self._guard.wait()
 
     def stop(self) -> None:

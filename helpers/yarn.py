@@ -68,7 +68,7 @@ def _java(folder: Path, heap: str) -> list[object]:
     loggers = [jar for name in LOGGERS for jar in (spark.home() / "jars").glob(f"{name}.jar")]
     jars = [*loggers, *(jar for jar in jvm.jars("yarn") if not jar.name.startswith("slf4j-api-1"))]
     return [
-        *(jvm.java(), f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"),
+        *(jvm.java(), f"-Xmx{heap}", "-XX:+UseSerialGC", jvm.QUICK_COMPILER, "-Djava.net.preferIPv4Stack=true"),
         *(*class_archives.options("yarn"), *(f"--add-opens={package}=ALL-UNNAMED" for package in OPENED)),
         *(f"-Dlog4j2.configurationFile={log4j.as_uri()}", f"-Dtest.build.data={folder / 'data'}"),
         *(f"-Dhadoop.log.dir={folder / 'logs'}", "-cp", os.pathsep.join(map(str, jars))),

@@ -127,10 +127,16 @@ def test_other_jars_than_expected_are_refused(tmp_path, monkeypatch):
     assert jvm.modules()[0] in jvm.missing()
 
 
-def test_only_the_damaged_module_is_put_back(tmp_path, monkeypatch):
+@pytest.fixture
+def good(monkeypatch):
+    """The folder of the verified jars, which Maven is made to give again."""
+    folder = settings.build_dir() / "java"
+    monkeypatch.setattr(jvm, "copy_by_maven", lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
+    return folder
+
+
+def test_only_the_damaged_module_is_put_back(tmp_path, monkeypatch, good):
     """Another may be in use by a lesson that runs."""
-    good = settings.build_dir() / "java"
-    monkeypatch.setattr(jvm, "copy_by_maven", lambda folder: shutil.copytree(good, folder, dirs_exist_ok=True))
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path))
     shutil.copytree(good, tmp_path / "java")
     whole, damaged = (tmp_path / "java" / module for module in jvm.modules()[:2])
@@ -141,13 +147,12 @@ def test_only_the_damaged_module_is_put_back(tmp_path, monkeypatch):
     assert whole.stat().st_ino == before
 
 
+@pytest.mark.usefixtures("good")
 def test_sums_are_what_maven_gives(tmp_path, monkeypatch, capsys):
-    good = settings.build_dir() / "java"
     kept = {module: (settings.JVM / module / "SHA256SUMS").read_text() for module in jvm.modules()}
     for module in kept:
         (tmp_path / module).mkdir()
         (tmp_path / module / "pom.xml").touch()
-    monkeypatch.setattr(jvm, "copy_by_maven", lambda folder: shutil.copytree(good, folder, dirs_exist_ok=True))
     monkeypatch.setattr(settings, "JVM", tmp_path)
     assert java_sums.main() == 0
     assert {module: (tmp_path / module / "SHA256SUMS").read_text() for module in kept} == kept
