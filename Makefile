@@ -13,24 +13,24 @@ help: ## this list
 setup: ## virtual environment, locked packages, Java artefacts (first time: minutes; later: a second)
 	@command -v "$(PYTHON)" > /dev/null || { echo "Python 3.11 is needed and $(or $(PYTHON),none) was not found:" \
 	    "install it, or name it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) scripts/setup.py
-	@PYTHONPATH=. $(VENV)/python scripts/archive_classes.py
+	@"$(PYTHON)" -m tools.setup
+	@$(VENV)/python -m tools.archive_classes
 
 run: setup ## execute every lesson on all the data and build the pages (SCALE=tiny: a first look)
-	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m helpers.doctor
-	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m helpers.lessons
+	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m tools.doctor
+	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m tools.lessons
 
 lab: setup ## open JupyterLab on the learner copies; the full lessons lie beside them
 	@$(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir . --LabApp.default_url=/lab/tree/learner
 
 site: setup ## pages of all lessons as they are stored, with search and glossary, in build/site
-	@PYTHONPATH=. $(VENV)/python scripts/pages.py
+	@$(VENV)/python -m tools.pages
 
 slides: setup ## a deck of slides for each lesson, in build/slides
-	@PYTHONPATH=. $(VENV)/python scripts/slides.py
+	@$(VENV)/python -m tools.slides
 
 progress: setup ## which exercises of the learner copies are done
-	@$(VENV)/python -m helpers.progress
+	@$(VENV)/python -m tools.progress
 
 test: setup ## run all tests but bundle-test, cluster-test and the two clones of faults (about 25 minutes on two cores)
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check .
@@ -44,16 +44,16 @@ bundle-test: setup ## install from the bundle with the network switched off (dow
 	@$(VENV)/python -m pytest -m bundle
 
 doctor: setup ## check this machine: Python, Java, memory, disk, ports, artefacts, data
-	@$(VENV)/python -m helpers.doctor
+	@$(VENV)/python -m tools.doctor
 
 cluster-up: ## the cluster in containers: Spark, Ignite, Kafka and the Lab (GPU=1: with the GPU containers)
-	@$(PYTHON) scripts/cluster.py up $(if $(GPU),--gpu)
+	@"$(PYTHON)" -m tools.compose up $(if $(GPU),--gpu)
 
 cluster-down: ## stop the containers; what they keep stays (VOLUMES=1: it goes too)
-	@$(PYTHON) scripts/cluster.py down $(if $(VOLUMES),--volumes)
+	@"$(PYTHON)" -m tools.compose down $(if $(VOLUMES),--volumes)
 
 cluster-test: setup ## build, start, test and stop the cluster in containers (about ten minutes)
-	@PYTHONPATH=. $(VENV)/python scripts/cluster_test.py
+	@$(VENV)/python -m tools.cluster_test
 
 benchmark: setup ## compare local, Standalone, YARN and Kubernetes (by KUBECONFIG), then deploy the service there (an hour and a quarter)
 	@$(VENV)/python -m benchmark && $(VENV)/python -m benchmark.kill && $(VENV)/python -m benchmark.deploy
@@ -63,28 +63,28 @@ lock: setup ## for maintainers: write requirements.txt from pyproject.toml
 	    --no-emit-index-url --no-header --quiet --output-file requirements.txt
 
 sums: setup ## for maintainers: write the checksums of the Java artefacts anew, after a version has moved
-	@PYTHONPATH=. $(VENV)/python scripts/java_sums.py
+	@$(VENV)/python -m tools.java_sums
 
 store: setup ## for maintainers: run every lesson at full scale, keep the outputs in notebooks/, write pictures and minutes
-	@$(VENV)/python -m helpers.lessons --scale full --store && $(VENV)/python scripts/pictures.py
-	@PYTHONPATH=. $(VENV)/python scripts/timing.py
+	@$(VENV)/python -m tools.lessons --scale full --store && $(VENV)/python -m tools.pictures
+	@$(VENV)/python -m tools.timing
 
 learner: setup ## for maintainers: write the learner copies anew from the lessons
-	@PYTHONPATH=. $(VENV)/python scripts/learner.py
+	@$(VENV)/python -m tools.learner
 
 timing: setup ## write the table of minutes from the last full run (RUNS=folder: from other executed copies)
-	@PYTHONPATH=. $(VENV)/python scripts/timing.py $(RUNS)
+	@$(VENV)/python -m tools.timing $(RUNS)
 
 bundle: setup ## one archive in build/bundle for rooms without a network: lessons, data, packages, jars
-	@PYTHONPATH=. $(VENV)/python scripts/bundle.py
+	@$(VENV)/python -m tools.bundle
 
 check-version: setup ## try a version in a copy and say what breaks (PACKAGE=name==version)
-	@PYTHONPATH=. $(VENV)/python scripts/check_version.py "$(PACKAGE)"
+	@$(VENV)/python -m tools.check_version "$(PACKAGE)"
 
 audit: setup ## look for known vulnerabilities of the locked packages (asks the Python registry)
-	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && \
+	@test -x build/audit/bin/pip-audit || { "$(PYTHON)" -m venv build/audit && \
 	    build/audit/bin/python -m pip install --quiet --require-hashes -r requirements-audit.txt; }
-	@PYTHONPATH=. $(VENV)/python scripts/audit.py build/audit/bin/pip-audit
+	@$(VENV)/python -m tools.audit build/audit/bin/pip-audit
 
 clean: ## delete build/ with everything generated (your progress, too)
 	@rm -rf build

@@ -1,4 +1,6 @@
-"""Measurements that take too long for a lesson: cluster managers side by side, a deployment under load."""
+"""Measurements that take too long for a lesson: cluster managers side by side, a
+deployment under load.
+"""
 
 import datetime
 import json
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from helpers import spark
+from helpers.spark import runtime
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -21,7 +23,7 @@ def described() -> dict[str, object]:
             "cores": psutil.cpu_count(),
             "memory_gb": round(psutil.virtual_memory().total / 1e9),
             "python": platform.python_version(),
-            "spark": spark.pyspark.__version__,
+            "spark": runtime.pyspark.__version__,
         },
     }
 

@@ -1,6 +1,8 @@
-"""Measure the cluster managers that this machine has, in rounds, and write what was found to benchmark/results/.
+"""Measure the cluster managers that this machine has, in rounds, and write what was
+found to benchmark/results/.
 
-python -m benchmark [--managers local standalone yarn kubernetes] [--executors 1 2] [--copies 1 2] [--rounds 5]
+python -m benchmark [--managers local standalone yarn kubernetes] [--executors 1 2]
+[--copies 1 2] [--rounds 5]
 """
 
 import argparse
@@ -15,11 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmark import RESULTS, write
-from helpers import cluster, settings, spark
-from helpers.kubernetes import ClusterError, kubernetes
-from helpers.processes import ProcessError
-from helpers.spark import Manager
-from helpers.yarn import yarn
+from helpers import settings
+from helpers.processes.child import ProcessError
+from helpers.spark.kubernetes import ClusterError, kubernetes
+from helpers.spark.runtime import Manager
+from helpers.spark.standalone import standalone_cluster
+from helpers.spark.submit import submit
+from helpers.spark.yarn import yarn
 
 JOB = Path(__file__).with_name("job.py")
 EXECUTOR_MB = 900
@@ -33,32 +37,56 @@ def local() -> Iterator[Manager]:
 
 MANAGERS = {
     "local": local,
-    "standalone": lambda: cluster.standalone(workers=2, cores=1, memory=f"{EXECUTOR_MB}m"),
+    "standalone": lambda: standalone_cluster(
+        workers=2, cores=1, memory=f"{EXECUTOR_MB}m"
+    ),
     "yarn": yarn,
     "kubernetes": kubernetes,
 }
 
 
-def application(name: str, manager: Manager, executors: int, copies: list[int]) -> list[dict]:
+def application(
+    name: str, manager: Manager, executors: int, copies: list[int]
+) -> list[dict]:
     """Submit one application; for each size its seconds, CPU seconds and AUCs."""
     beside = executors
-    wanted = {"spark.executor.cores": 1, "spark.executor.memory": f"{EXECUTOR_MB}m", "spark.cores.max": executors}
+    wanted = {
+        "spark.executor.cores": 1,
+        "spark.executor.memory": f"{EXECUTOR_MB}m",
+        "spark.cores.max": executors,
+    }
     wanted |= {"spark.executor.instances": executors, "spark.sql.shuffle.partitions": 4}
     if name == "local":
         manager, wanted, beside = Manager(f"local[{executors}]"), {}, 0
     with tempfile.TemporaryDirectory(dir=settings.build_dir()) as events:
-        wanted |= {"spark.eventLog.enabled": "true", "spark.eventLog.dir": Path(events).as_uri()}
-        wanted |= {"spark.eventLog.rolling.enabled": "false", "spark.eventLog.compress": "false"}
-        printed = spark.submit(JOB, [time.time(), beside, *copies], manager=manager, memory="1g", conf=wanted)
+        wanted |= {
+            "spark.eventLog.enabled": "true",
+            "spark.eventLog.dir": Path(events).as_uri(),
+        }
+        wanted |= {
+            "spark.eventLog.rolling.enabled": "false",
+            "spark.eventLog.compress": "false",
+        }
+        printed = submit(
+            JOB,
+            [time.time(), beside, *copies],
+            manager=manager,
+            memory="1g",
+            conf=wanted,
+        )
         found = json.loads(printed.splitlines()[-1])
         (log,) = Path(events).iterdir()
         used = cpu_seconds(log)
     who = {"manager": name, "executors": executors, "startup_s": found["startup_s"]}
-    return [{**who, **size, "cpu_s": used[str(size["copies"])]} for size in found["sizes"]]
+    return [
+        {**who, **size, "cpu_s": used[str(size["copies"])]} for size in found["sizes"]
+    ]
 
 
 def cpu_seconds(event_log: Path) -> dict[str, dict[str, float]]:
-    """CPU seconds of the tasks of each size and kind of work, of the JVM only, from the event log's measured turns."""
+    """CPU seconds of the tasks of each size and kind of work, of the JVM only, from the
+    event log's measured turns.
+    """
     group_of, seconds = {}, defaultdict(lambda: defaultdict(float))
     for line in event_log.read_text().splitlines():
         event = json.loads(line)
@@ -68,12 +96,18 @@ def cpu_seconds(event_log: Path) -> dict[str, dict[str, float]]:
         elif event["Event"] == "SparkListenerTaskEnd":
             group = group_of.get(event["Stage ID"], "").split()
             if group[:1] == ["measured"]:
-                seconds[group[1]][group[2]] += (event.get("Task Metrics") or {}).get("Executor CPU Time", 0) / 1e9
+                seconds[group[1]][group[2]] += (event.get("Task Metrics") or {}).get(
+                    "Executor CPU Time", 0
+                ) / 1e9
     return seconds
 
 
-def measure(managers: list[str], executors: list[int], copies: list[int], rounds: int) -> dict:
-    """Rounds of every combination, the managers taking turns, so that a slow minute hits them all."""
+def measure(
+    managers: list[str], executors: list[int], copies: list[int], rounds: int
+) -> dict:
+    """Rounds of every combination, the managers taking turns, so that a slow minute
+    hits them all.
+    """
     runs, started = [], {}
     with contextlib.ExitStack() as stack:
         running = {}
@@ -83,28 +117,40 @@ def measure(managers: list[str], executors: list[int], copies: list[int], rounds
             started[name] = time.perf_counter() - start
         combinations = list(itertools.product(executors, managers))
         for turn in range(rounds):
-            for number, (count, name) in enumerate(combinations, turn * len(combinations) + 1):
+            for number, (count, name) in enumerate(
+                combinations, turn * len(combinations) + 1
+            ):
                 found = application(name, running[name], count, copies)
                 runs += [{"round": turn, **one} for one in found]
-                work = ", ".join(f"{what} {seconds:.1f}" for what, seconds in found[-1]["work_s"].items())
+                work = ", ".join(
+                    f"{what} {seconds:.1f}"
+                    for what, seconds in found[-1]["work_s"].items()
+                )
                 print(
-                    f"[{number}/{rounds * len(combinations)}] {name} x{count}: start {found[-1]['startup_s']:.1f} s; "
-                    f"{found[-1]['rows']:,} rows: {work}",
+                    f"[{number}/{rounds * len(combinations)}] {name} x{count}: start"
+                    f" {found[-1]['startup_s']:.1f} s; {found[-1]['rows']:,} rows:"
+                    f" {work}",
                     flush=True,
                 )
     return {"manager_start_s": started, "runs": runs}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmark", description=__doc__.splitlines()[0])
-    parser.add_argument("--managers", nargs="+", choices=list(MANAGERS), default=list(MANAGERS))
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--managers", nargs="+", choices=list(MANAGERS), default=list(MANAGERS)
+    )
     parser.add_argument("--executors", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--copies", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS / "latest.json")
     options = parser.parse_args()
     try:
-        found = measure(options.managers, options.executors, options.copies, options.rounds)
+        found = measure(
+            options.managers, options.executors, options.copies, options.rounds
+        )
     except (ClusterError, ProcessError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,9 +1,11 @@
-"""One application of the benchmark, run by spark-submit: every kind of work on every size, measured when warm.
+"""One application of the benchmark, run by spark-submit: every kind of work on every
+size, measured when warm.
 
     job.py SUBMITTED EXECUTORS COPIES...
 
-SUBMITTED is the time of submission in seconds since the epoch; EXECUTORS 0 means none beside the driver; the rows are
-replicated COPIES times, one size after another. Prints one line of JSON.
+SUBMITTED is the time of submission in seconds since the epoch; EXECUTORS 0 means none
+beside the driver; the rows are replicated COPIES times, one size after another. Prints
+one line of JSON.
 """
 
 import json
@@ -21,21 +23,38 @@ from helpers import data
 
 EXECUTOR_SECONDS = 120
 LEVELS = ["carrier", "origin", "hour"]
-NUMBERS = ["distance", "temp", "humid", "wind_speed", "precip", "visib", "plane_age", "seats"]
+NUMBERS = [
+    "distance",
+    "temp",
+    "humid",
+    "wind_speed",
+    "precip",
+    "visib",
+    "plane_age",
+    "seats",
+]
 
 
 def wait_for_executors(spark: SparkSession, wanted: int) -> None:
     """Block until all executors have registered. Raises TimeoutError."""
     end = time.monotonic() + EXECUTOR_SECONDS
-    while (here := spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() - 1) < wanted:
+    while (
+        here := spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() - 1
+    ) < wanted:
         if time.monotonic() > end:
-            raise TimeoutError(f"{here} of {wanted} executors came within {EXECUTOR_SECONDS} s.")
+            raise TimeoutError(
+                f"{here} of {wanted} executors came within {EXECUTOR_SECONDS} s."
+            )
         time.sleep(0.05)
 
 
 def flights(spark: SparkSession, every: int = 1) -> DataFrame:
     """What is scheduled of every n-th flight, in four partitions."""
-    raw = data.features("scheduled")[["id", "month", "late", *LEVELS, *NUMBERS]].iloc[::every].copy()
+    raw = (
+        data.features("scheduled")[["id", "month", "late", *LEVELS, *NUMBERS]]
+        .iloc[::every]
+        .copy()
+    )
     raw[LEVELS] = raw[LEVELS].astype(str)
     raw[NUMBERS] = raw[NUMBERS].astype(float)
     return spark.createDataFrame(raw).repartition(4)
@@ -48,7 +67,10 @@ def replicated(once: DataFrame, copies: int) -> DataFrame:
 
 def preparation() -> Pipeline:
     """Lesson 01's pipeline as far as the vectors."""
-    indexed, coded = [f"{name}_index" for name in LEVELS], [f"{name}_code" for name in LEVELS]
+    indexed, coded = (
+        [f"{name}_index" for name in LEVELS],
+        [f"{name}_code" for name in LEVELS],
+    )
     stages = [
         StringIndexer(inputCols=LEVELS, outputCols=indexed, handleInvalid="keep"),
         OneHotEncoder(inputCols=indexed, outputCols=coded),
@@ -59,28 +81,43 @@ def preparation() -> Pipeline:
 
 
 def log_odds(batches):
-    """A function in Python: per flight, the logarithm of the odds of a made-up score."""
+    """A function in Python: for each flight, the log odds of a made-up score."""
     import numpy as np
 
     for batch in batches:
-        score = 1 / (1 + np.exp(-(batch["distance"] / 1000 + batch["hour"].astype(float) / 10 - 2)))
+        score = 1 / (
+            1
+            + np.exp(-(batch["distance"] / 1000 + batch["hour"].astype(float) / 10 - 2))
+        )
         batch["odds"] = np.log(score / (1 - score))
         yield batch[["id", "odds"]]
 
 
 def measured(spark: SparkSession, once: DataFrame, copies: int, warm: bool) -> dict:
-    """Seconds of each kind of work on so many copies of the rows, and the models' AUCs; `warm`: it has run before."""
+    """Seconds of each kind of work on so many copies of the rows, and the models' AUCs;
+    `warm`: it has run before.
+    """
     rows = replicated(once, copies).cache()
     count = rows.count()
     train = rows.where(f"month < {data.FIRST_TEST_MONTH}")
-    vectors = preparation().fit(train).transform(rows).select("month", "late", "features").cache()
+    vectors = (
+        preparation()
+        .fit(train)
+        .transform(rows)
+        .select("month", "late", "features")
+        .cache()
+    )
     vectors.count()
-    train, test = (vectors.where(f"month {sign} {data.FIRST_TEST_MONTH}") for sign in ("<", ">="))
+    train, test = (
+        vectors.where(f"month {sign} {data.FIRST_TEST_MONTH}") for sign in ("<", ">=")
+    )
     area = BinaryClassificationEvaluator(labelCol="late", numBins=0)
     aucs = {}
 
     def shuffle() -> None:
-        rows.groupBy("id").agg(F.sum("distance"), F.max("temp")).agg(F.count("*")).first()
+        rows.groupBy("id").agg(F.sum("distance"), F.max("temp")).agg(
+            F.count("*")
+        ).first()
 
     def logistic() -> None:
         model = LogisticRegression(labelCol="late", maxIter=5).fit(train)
@@ -96,7 +133,9 @@ def measured(spark: SparkSession, once: DataFrame, copies: int, warm: bool) -> d
     seconds = {}
     for work in (shuffle, logistic, trees, python):
         for turn in ("measured",) if warm else ("warm-up", "measured"):
-            spark.sparkContext.setJobGroup(f"{turn} {copies} {work.__name__}", work.__name__)
+            spark.sparkContext.setJobGroup(
+                f"{turn} {copies} {work.__name__}", work.__name__
+            )
             start = time.perf_counter()
             work()
             seconds[work.__name__] = time.perf_counter() - start
@@ -112,7 +151,10 @@ def main() -> None:
     spark.range(1000).selectExpr("sum(id)").first()
     startup = time.time() - float(submitted)
     once = flights(spark).cache()
-    sizes = [measured(spark, once, int(number), warm=turn > 0) for turn, number in enumerate(copies)]
+    sizes = [
+        measured(spark, once, int(number), warm=turn > 0)
+        for turn, number in enumerate(copies)
+    ]
     print(json.dumps({"startup_s": startup, "sizes": sizes}))
     spark.stop()
 

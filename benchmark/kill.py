@@ -1,4 +1,5 @@
-"""Kill an executor in the middle of a training job, on the standalone cluster and on Kubernetes.
+"""Kill an executor in the middle of a training job, on the standalone cluster and on
+Kubernetes.
 
 python -m benchmark.kill          writes benchmark/results/kill.json
 """
@@ -11,13 +12,19 @@ import time
 from pathlib import Path
 
 from benchmark import RESULTS, write
-from helpers import cluster, spark
-from helpers.kubernetes import ClusterError, kubernetes
-from helpers.processes import ProcessError
-from helpers.spark import Manager
+from helpers.processes.child import ProcessError
+from helpers.spark.kubernetes import ClusterError, kubernetes
+from helpers.spark.runtime import Manager
+from helpers.spark.standalone import standalone_cluster
+from helpers.spark.submit import submit, submit_and_kill
 
 TRAIN = Path(__file__).with_name("train.py")
-SIZE = {"spark.executor.cores": 1, "spark.executor.memory": "700m", "spark.executor.instances": 2, "spark.cores.max": 2}
+SIZE = {
+    "spark.executor.cores": 1,
+    "spark.executor.memory": "700m",
+    "spark.executor.instances": 2,
+    "spark.cores.max": 2,
+}
 COPIES = 4
 
 
@@ -29,9 +36,11 @@ def with_and_without(manager: Manager) -> dict[str, float]:
             marker = Path(folder, "training")
             arguments = [time.time(), COPIES, 1, marker]
             if what == "alone":
-                printed = spark.submit(TRAIN, arguments, manager=manager, conf=SIZE)
+                printed = submit(TRAIN, arguments, manager=manager, conf=SIZE)
             else:
-                printed = cluster.submit_and_kill(TRAIN, arguments, manager, marker.exists, SIZE)
+                printed = submit_and_kill(
+                    TRAIN, arguments, manager, marker.exists, SIZE
+                )
             one = json.loads(printed.splitlines()[-1])
             found |= {f"work_s_{what}": one["work_s"], f"auc_{what}": one["auc"]}
     return found
@@ -41,8 +50,13 @@ def main() -> int:
     found = {}
     try:
         with contextlib.ExitStack() as stack:
-            standalone = stack.enter_context(cluster.standalone(workers=2, memory="900m"))
-            managers = {"standalone": standalone, "kubernetes": stack.enter_context(kubernetes())}
+            standalone = stack.enter_context(
+                standalone_cluster(workers=2, memory="900m")
+            )
+            managers = {
+                "standalone": standalone,
+                "kubernetes": stack.enter_context(kubernetes()),
+            }
             for name, manager in managers.items():
                 found[name] = with_and_without(manager)
                 print(name, found[name], flush=True)

@@ -1,4 +1,5 @@
-"""Is the service in this container healthy? Speaks its protocol, not only to its port. Standard library alone.
+"""Is the service in this container healthy? Speaks its protocol, not only to its port.
+Standard library alone.
 
 python -I -S health.py spark-master | spark-worker | ignite | kafka | lab
 """
@@ -22,11 +23,15 @@ def spark_master() -> bool:
 def spark_worker() -> bool:
     """The worker is registered, and the master counts it alive."""
     workers = _json(f"{os.environ['WORKSHOP_SPARK_MASTER_UI']}/json/")["workers"]
-    return any(worker["host"] == HOST and worker["state"] == "ALIVE" for worker in workers)
+    return any(
+        worker["host"] == HOST and worker["state"] == "ALIVE" for worker in workers
+    )
 
 
 def ignite() -> bool:
-    """The node accepts a thin client's handshake, version 1.2.0; it does so once it has joined the cluster."""
+    """The node accepts a thin client's handshake, version 1.2.0; it does so once it has
+    joined the cluster.
+    """
     return _ask(10800, "<", struct.pack("<BHHHB", 1, 1, 2, 0, 2))[:1] == b"\x01"
 
 
@@ -48,8 +53,13 @@ def _json(url: str) -> dict:
 
 
 def _ask(port: int, order: str, message: bytes) -> bytes:
-    """Send a message with its length before it, and return the answer without its length."""
-    with socket.create_connection((HOST, port), SECONDS) as connection, connection.makefile("rb") as answers:
+    """Send a message with its length before it, and return the answer without its
+    length.
+    """
+    with (
+        socket.create_connection((HOST, port), SECONDS) as connection,
+        connection.makefile("rb") as answers,
+    ):
         connection.sendall(struct.pack(order + "i", len(message)) + message)
         return answers.read(*struct.unpack(order + "i", answers.read(4)))
 

@@ -1,4 +1,6 @@
-"""How Sphinx makes the site (make site): stored outputs, no network, mathematics as MathML."""
+"""How Sphinx makes the site (make site): stored outputs, no network, mathematics as
+MathML.
+"""
 
 import sys
 from pathlib import Path
@@ -14,12 +16,15 @@ language = "en"
 extensions = ["myst_nb"]
 exclude_patterns = ["downloads"]
 nb_execution_mode = "off"
-nb_code_prompt_show = "Show the solution"  # solutions are the only cells that are hidden
+nb_code_prompt_show = (  # solutions are the only cells that are hidden
+    "Show the solution"
+)
 nb_code_prompt_hide = "Hide the solution"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 highlight_language = "none"
-suppress_warnings = ["misc.highlighting_failure", "myst.header"]  # unknown languages stay plain; levels may be skipped
+# unknown languages stay plain; levels may be skipped
+suppress_warnings = ["misc.highlighting_failure", "myst.header"]
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_static_path = ["site.css"]

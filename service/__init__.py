@@ -1,1 +1,3 @@
-"""The scoring service: an HTTP API that answers from Ignite, or else from the model in its own process."""
+"""The scoring service: an HTTP API that answers from Ignite, or else from the model in
+its own process.
+"""

@@ -1,4 +1,6 @@
-"""`python -m service`: settings from the environment, a clear word when they do not do, SIGTERM ends it in order."""
+"""`python -m service`: settings from the environment, a clear word when they do not do,
+SIGTERM ends it in order.
+"""
 
 import asyncio
 import sys
@@ -15,10 +17,12 @@ MOST_OPEN = 256  # connections and requests at once; beyond, the answer is 503
 
 
 class Server(uvicorn.Server):
-    """Told to end, it first answers for `drain` seconds more and asks every client to connect anew.
+    """Told to end, it first answers for `drain` seconds more and asks every client to
+    connect anew.
 
-    A load balancer needs a moment to take it off its list, and a connection that is closed while a request is on its
-    way is a failed request. A second signal ends it at once.
+    A load balancer needs a moment to take it off its list, and a connection that is
+    closed while a request is on its way is a failed request. A second signal ends it at
+    once.
     """
 
     def __init__(self, config: uvicorn.Config, drain: int):
@@ -30,7 +34,9 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         self.config.app.state.draining = True
-        asyncio.get_running_loop().call_later(self._drain, super().handle_exit, sig, frame)
+        asyncio.get_running_loop().call_later(
+            self._drain, super().handle_exit, sig, frame
+        )
 
 
 def main() -> int:
@@ -42,7 +48,11 @@ def main() -> int:
             max_age=settings.service_max_age(),
         )
         app = create_app(config)
-        host, port, drain = settings.service_host(), settings.service_port(), settings.service_drain()
+        host, port, drain = (
+            settings.service_host(),
+            settings.service_port(),
+            settings.service_drain(),
+        )
     except (settings.SettingError, ModelError) as error:
         print(error, file=sys.stderr)
         return 2

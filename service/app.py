@@ -1,4 +1,6 @@
-"""The HTTP side: routes, errors as one sentence, limits, health, metrics, and the model that follows its file."""
+"""The HTTP side: routes, errors as one sentence, limits, health, metrics, and the model
+that follows its file.
+"""
 
 import asyncio
 import collections
@@ -12,7 +14,14 @@ from pathlib import Path
 from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,7 +30,8 @@ from service.model import ModelFile
 from service.store import Store
 
 MAX_BODY = 2**20  # bytes; a thousand flights with all their features take half of it
-THROWN_AWAY = 16 * MAX_BODY  # what is read and thrown away, so that the client gets to read why it was refused
+# what is read and thrown away, so that the client gets to read why it was refused
+THROWN_AWAY = 16 * MAX_BODY
 BODY_SECONDS = 10.0  # for a whole body to come; who is slower keeps others out
 LOOK_AGAIN = 1.0  # seconds between two looks at the model file
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -29,8 +39,9 @@ BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 @dataclass(frozen=True)
 class Config:
-    """`addresses` of Ignite's nodes (empty: no store), worker `threads`; in seconds: how old live features may be
-    (`max_age`) and how long a body may take (`patience`)."""
+    """`addresses` of Ignite's nodes (empty: no store), worker `threads`; in seconds:
+    how old live features may be (`max_age`) and how long a body may take (`patience`).
+    """
 
     model: Path
     addresses: tuple[tuple[str, int], ...] = ()
@@ -45,16 +56,33 @@ class Measures:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         given = {"registry": self.registry}
-        self.requests = Counter("service_requests", "Requests by path and status", ["path", "status"], **given)
-        self.seconds = Histogram("service_seconds", "Seconds a request", ["path"], buckets=BUCKETS, **given)
-        self.predictions = Counter("service_predictions", "Predictions", ["model", "source"], **given)
-        self.store_up = Gauge("service_store_up", "1 when a node of the store answers", **given)
-        self.model = Gauge("service_model", "1 for the model in use", ["version"], **given)
-        self.reload_failures = Gauge("service_model_reload_failures", "Model files refused", **given)
+        self.requests = Counter(
+            "service_requests",
+            "Requests by path and status",
+            ["path", "status"],
+            **given,
+        )
+        self.seconds = Histogram(
+            "service_seconds", "Seconds a request", ["path"], buckets=BUCKETS, **given
+        )
+        self.predictions = Counter(
+            "service_predictions", "Predictions", ["model", "source"], **given
+        )
+        self.store_up = Gauge(
+            "service_store_up", "1 when a node of the store answers", **given
+        )
+        self.model = Gauge(
+            "service_model", "1 for the model in use", ["version"], **given
+        )
+        self.reload_failures = Gauge(
+            "service_model_reload_failures", "Model files refused", **given
+        )
 
 
 class Gate:
-    """Reads the body up to the limit before anything else sees it, and counts every answer."""
+    """Reads the body up to the limit before anything else sees it, and counts every
+    answer.
+    """
 
     def __init__(self, app: ASGIApp, measures: Measures, patience: float):
         self._app, self._measures, self._patience = app, measures, patience
@@ -69,16 +97,34 @@ class Gate:
             nonlocal status
             status = message.get("status", status)
             if message["type"] == "http.response.start" and scope["app"].state.draining:
-                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"connection", b"close"),
+                ]
             await send(message)
 
         try:
-            refusal = problem(413, f"The request is larger than {MAX_BODY} bytes: send fewer flights at once.")
+            refusal = problem(
+                413,
+                f"The request is larger than {MAX_BODY} bytes: send fewer flights at"
+                " once.",
+            )
             try:
                 async with asyncio.timeout(self._patience):
-                    body = await _body(receive) if _announced(scope) <= THROWN_AWAY else None
+                    body = (
+                        await _body(receive)
+                        if _announced(scope) <= THROWN_AWAY
+                        else None
+                    )
             except TimeoutError:
-                body, refusal = None, problem(408, f"The body did not come within {self._patience:g} s: send it again.")
+                body, refusal = (
+                    None,
+                    problem(
+                        408,
+                        f"The body did not come within {self._patience:g} s: send it"
+                        " again.",
+                    ),
+                )
             if body is None:
                 refusal.headers["connection"] = "close"
                 await refusal(scope, receive, counted)
@@ -92,8 +138,13 @@ class Gate:
 
 def create_app(config: Config) -> FastAPI:
     """The application. Raises ModelError when the model file cannot be used."""
-    model_file, store, measures = ModelFile(config.model), Store(config.addresses), Measures()
-    workers = ThreadPoolExecutor(config.threads, "worker")  # threads that stay: each keeps its connection
+    model_file, store, measures = (
+        ModelFile(config.model),
+        Store(config.addresses),
+        Measures(),
+    )
+    # threads that stay: each keeps its connection
+    workers = ThreadPoolExecutor(config.threads, "worker")
     measures.model.labels(model_file.model.version).set(1)
 
     @asynccontextmanager
@@ -106,25 +157,43 @@ def create_app(config: Config) -> FastAPI:
         workers.shutdown()  # what has been asked is answered
         store.close()
 
-    app = FastAPI(title="Will it be late?", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Will it be late?",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.draining = False  # True: about to end, see __main__
     app.add_middleware(Gate, measures=measures, patience=config.patience)
-    app.add_exception_handler(RequestValidationError, lambda _, error: problem(422, _sentence(error)))
-    app.add_exception_handler(scoring.Refused, lambda _, error: problem(error.status, str(error)))
+    app.add_exception_handler(
+        RequestValidationError, lambda _, error: problem(422, _sentence(error))
+    )
+    app.add_exception_handler(
+        scoring.Refused, lambda _, error: problem(error.status, str(error))
+    )
     app.add_exception_handler(HTTPException, _http_problem)
-    app.add_exception_handler(Exception, lambda *_: problem(500, "The service failed; its log says why."))
+    app.add_exception_handler(
+        Exception, lambda *_: problem(500, "The service failed; its log says why.")
+    )
 
     def score(request: schema.Request) -> schema.Answer:
         answer = scoring.answer(request, model_file.model, store, config.max_age)
-        for kind, count in collections.Counter((each.model, each.source) for each in answer.predictions).items():
+        for kind, count in collections.Counter(
+            (each.model, each.source) for each in answer.predictions
+        ).items():
             measures.predictions.labels(*kind).inc(count)
         return answer
 
-    refusals = {code: {"model": schema.Problem} for code in (400, 404, 408, 409, 413, 422, 503)}
+    refusals = {
+        code: {"model": schema.Problem} for code in (400, 404, 408, 409, 413, 422, 503)
+    }
 
     @app.post("/predict", responses=refusals)
     async def predict(request: schema.Request) -> schema.Answer:
-        """Probability of arriving 15 minutes late or more, for each flight of the batch."""
+        """Probability of arriving 15 minutes late or more, for each flight of the
+        batch.
+        """
         return await asyncio.get_running_loop().run_in_executor(workers, score, request)
 
     @app.get("/health/live")
@@ -134,16 +203,24 @@ def create_app(config: Config) -> FastAPI:
 
     @app.get("/health/ready")
     async def ready() -> dict[str, bool | str]:
-        """It can answer. Without a store it still answers requests that bring features: ready all the same."""
+        """It can answer. Without a store it still answers requests that bring features:
+        ready all the same.
+        """
         up = await asyncio.get_running_loop().run_in_executor(workers, store.up)
-        return {"ready": True, "store": "up" if up else "down", "model_version": model_file.model.version}
+        return {
+            "ready": True,
+            "store": "up" if up else "down",
+            "model_version": model_file.model.version,
+        }
 
     @app.get("/metrics")
     async def metrics() -> Response:
         """Counters for Prometheus."""
         up = await asyncio.get_running_loop().run_in_executor(workers, store.up)
         measures.store_up.set(up)
-        return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(
+            generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST
+        )
 
     return app
 
@@ -163,16 +240,26 @@ async def _follow(model_file: ModelFile, measures: Measures) -> None:
 
 
 async def _http_problem(_request: object, error: HTTPException) -> JSONResponse:
-    sentences = {404: "There is no such page.", 405: "This page does not take that method."}
+    sentences = {
+        404: "There is no such page.",
+        405: "This page does not take that method.",
+    }
     if error.status_code == 400:
         return problem(400, "The body cannot be read as JSON in UTF-8.")
-    return problem(error.status_code, sentences.get(error.status_code, str(error.detail)))
+    return problem(
+        error.status_code, sentences.get(error.status_code, str(error.detail))
+    )
 
 
 def _sentence(error: RequestValidationError) -> str:
-    """The first thing that is wrong, and where; never the value itself, which may be huge or not be JSON."""
+    """The first thing that is wrong, and where; never the value itself, which may be
+    huge or not be JSON.
+    """
     first, *others = error.errors()
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:]).lstrip(".")
+    place = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}"
+        for part in first["loc"][1:]
+    ).lstrip(".")
     if first["type"] == "json_invalid":
         return "The body is not JSON."
     more = f" (and {len(others)} more)" if others else ""

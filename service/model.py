@@ -1,4 +1,6 @@
-"""The model as a small JSON file: coefficients, means and scales that any language can read. Never a pickle."""
+"""The model as a small JSON file: coefficients, means and scales that any language can
+read. Never a pickle.
+"""
 
 import hashlib
 import json
@@ -9,9 +11,12 @@ from pathlib import Path
 import numpy as np
 
 CATEGORICAL = ("hour", "weekday", "carrier", "origin")
-FLAGS = {"pressure_missing": "pressure", "plane_unknown": "plane_age"}  # column: the feature that is missing
-LIVE = ("airport_delay", "dep_delay")  # appended to the scheduled columns in this order, minutes
-MODELS = {"scheduled": 0, "airport": 1, "departed": 2}  # how many of the live columns each uses
+# column: the feature that is missing
+FLAGS = {"pressure_missing": "pressure", "plane_unknown": "plane_age"}
+# appended to the scheduled columns in this order, minutes
+LIVE = ("airport_delay", "dep_delay")
+# how many of the live columns each uses
+MODELS = {"scheduled": 0, "airport": 1, "departed": 2}
 
 
 class ModelError(ValueError):
@@ -19,17 +24,24 @@ class ModelError(ValueError):
 
 
 class Model:
-    """Three logistic regressions on one standardised matrix: what is known decides which one answers.
+    """Three logistic regressions on one standardised matrix: what is known decides
+    which one answers.
 
-    `columns` are the d scheduled columns; "scheduled" takes those, "airport" also the delay at the airport of origin,
-    "departed" also the flight's own departure delay. `version` is a hash of the file's content.
+    `columns` are the d scheduled columns; "scheduled" takes those, "airport" also the
+    delay at the airport of origin, "departed" also the flight's own departure delay.
+    `version` is a hash of the file's content.
     """
 
     def __init__(self, content: Mapping):
         try:
             self.columns = [str(name) for name in content["columns"]]
-            self.levels = {name: [str(level) for level in content["levels"][name]] for name in CATEGORICAL}
-            self.medians = {str(name): float(value) for name, value in content["medians"].items()}
+            self.levels = {
+                name: [str(level) for level in content["levels"][name]]
+                for name in CATEGORICAL
+            }
+            self.medians = {
+                str(name): float(value) for name, value in content["medians"].items()
+            }
             self.mean = np.array(content["mean"], dtype=np.float64)
             self.scale = np.array(content["scale"], dtype=np.float64)
             self.weights = {
@@ -41,19 +53,30 @@ class Model:
             }
             self.version = version(content)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelError(f"The model lacks a part or has a wrong one: {error!r}.") from None
+            raise ModelError(
+                f"The model lacks a part or has a wrong one: {error!r}."
+            ) from None
         self._check()
         self._position = {name: number for number, name in enumerate(self.columns)}
-        numbers = {"mean": self.mean[: self.width].tolist(), "scale": self.scale[: self.width].tolist()}
-        self.features_cache = "features-" + version({"columns": self.columns, **numbers})
+        numbers = {
+            "mean": self.mean[: self.width].tolist(),
+            "scale": self.scale[: self.width].tolist(),
+        }
+        self.features_cache = "features-" + version(
+            {"columns": self.columns, **numbers}
+        )
 
     @classmethod
     def load(cls, file: Path) -> "Model":
-        """Read a model file. Raises ModelError when it is missing, damaged, or does not fit together."""
+        """Read a model file. Raises ModelError when it is missing, damaged, or does not
+        fit together.
+        """
         try:
             content = json.loads(Path(file).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise ModelError(f"The model file {Path(file).name} cannot be read: {error}.") from None
+            raise ModelError(
+                f"The model file {Path(file).name} cannot be read: {error}."
+            ) from None
         return cls(content)
 
     @property
@@ -62,12 +85,16 @@ class Model:
         return len(self.columns)
 
     def encode(self, flights: Sequence[Mapping]) -> np.ndarray:
-        """Standardised rows (n, width) of raw features by name; None or absent means not known."""
+        """Standardised rows (n, width) of raw features by name; None or absent means
+        not known.
+        """
         X = np.zeros((len(flights), self.width))
         for row, flight in zip(X, flights, strict=True):
             for name in CATEGORICAL:
                 level = str(flight[name])
-                at = self._position.get(f"{name}={level if level in self.levels[name] else 'other'}")
+                at = self._position.get(
+                    f"{name}={level if level in self.levels[name] else 'other'}"
+                )
                 if at is not None:  # the reference level has no column
                     row[at] = 1.0
             for name, median in self.medians.items():
@@ -78,27 +105,44 @@ class Model:
         return (X - self.mean[: self.width]) / self.scale[: self.width]
 
     def origins(self, X: np.ndarray) -> list[str]:
-        """The airport of origin of each standardised row, read back from its 0/1 columns."""
+        """The airport of origin of each standardised row, read back from its 0/1
+        columns.
+        """
         origin = np.full(len(X), self._reference("origin"), dtype=object)
         for level in self.levels["origin"]:
             if f"origin={level}" in self._position:
                 origin[X[:, self._position[f"origin={level}"]] > 0] = level
         return origin.tolist()
 
-    def predict(self, name: str, X: np.ndarray, live: np.ndarray | None = None) -> np.ndarray:
-        """Probabilities (n,) of being late by the model `name` from standardised rows X (n, width).
+    def predict(
+        self, name: str, X: np.ndarray, live: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Probabilities (n,) of being late by the model `name` from standardised rows X
+        (n, width).
 
-        `live` (n, 0 to 2) holds that model's live features in minutes; NaN stands for the training mean.
+        `live` (n, 0 to 2) holds that model's live features in minutes; NaN stands for
+        the training mean.
         """
         coefficients, intercept = self.weights[name]
         extra = MODELS[name]
         if extra:
             part = slice(self.width, self.width + extra)
-            X = np.hstack([X, np.nan_to_num((live[:, :extra] - self.mean[part]) / self.scale[part])])
+            X = np.hstack(
+                [
+                    X,
+                    np.nan_to_num(
+                        (live[:, :extra] - self.mean[part]) / self.scale[part]
+                    ),
+                ]
+            )
         return 1 / (1 + np.exp(-np.clip(X @ coefficients + intercept, -500, 500)))
 
     def _reference(self, name: str) -> str:
-        return next(level for level in self.levels[name] if f"{name}={level}" not in self.columns)
+        return next(
+            level
+            for level in self.levels[name]
+            if f"{name}={level}" not in self.columns
+        )
 
     def _check(self) -> None:
         sizes = [
@@ -106,10 +150,20 @@ class Model:
             len(self.scale),
             *(len(w) - MODELS[n] + len(LIVE) for n, (w, _) in self.weights.items()),
         ]
-        numbers = [self.mean, self.scale, *(np.append(*pair) for pair in self.weights.values())]
+        numbers = [
+            self.mean,
+            self.scale,
+            *(np.append(*pair) for pair in self.weights.values()),
+        ]
         if set(sizes) != {self.width + len(LIVE)}:
-            raise ModelError("The model's columns, means, scales and coefficients do not have the same length.")
-        if not all(np.isfinite(each).all() for each in numbers) or not np.isfinite(list(self.medians.values())).all():
+            raise ModelError(
+                "The model's columns, means, scales and coefficients do not have the"
+                " same length."
+            )
+        if (
+            not all(np.isfinite(each).all() for each in numbers)
+            or not np.isfinite(list(self.medians.values())).all()
+        ):
             raise ModelError("The model has a number that is not finite.")
         if (self.scale <= 0).any():
             raise ModelError("The model has a scale that is not positive.")
@@ -118,7 +172,9 @@ class Model:
 
 
 class ModelFile:
-    """A model that follows its file: a changed file is loaded, a bad one is refused and the old model stays."""
+    """A model that follows its file: a changed file is loaded, a bad one is refused and
+    the old model stays.
+    """
 
     def __init__(self, file: Path):
         self.file = Path(file)
@@ -127,7 +183,9 @@ class ModelFile:
         self.model = Model.load(self.file)
 
     def refresh(self) -> bool:
-        """Look at the file once; True when another version of the model has been loaded."""
+        """Look at the file once; True when another version of the model has been
+        loaded.
+        """
         stamp = self._stamp()
         if stamp == self._seen:
             return False
@@ -149,7 +207,9 @@ class ModelFile:
 
 
 def version(content: Mapping) -> str:
-    """The first 12 digits of the SHA-256 of the content, whatever its order and spacing."""
+    """The first 12 digits of the SHA-256 of the content, whatever its order and
+    spacing.
+    """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

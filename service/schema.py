@@ -1,4 +1,6 @@
-"""What a request may say and what an answer says: types, units and limits, checked before anything is computed."""
+"""What a request may say and what an answer says: types, units and limits, checked
+before anything is computed.
+"""
 
 from typing import Annotated, Literal, Self
 
@@ -16,7 +18,9 @@ class Strict(BaseModel):
 
 
 class Features(Strict):
-    """What is known of a flight without the store; a feature that is left out counts as missing."""
+    """What is known of a flight without the store; a feature that is left out counts as
+    missing.
+    """
 
     hour: int = Field(ge=0, le=23, description="scheduled departure, local hour")
     weekday: int = Field(ge=0, le=6, description="0 is Monday")
@@ -31,12 +35,18 @@ class Features(Strict):
     pressure: float | None = Field(None, ge=800, le=1100, description="millibars")
     plane_age: float | None = Field(None, ge=-2, le=100, description="years")
     seats: float | None = Field(None, ge=1, le=1000)
-    airport_delay: Minutes | None = Field(None, description="mean departure delay at the origin in the last hour")
-    dep_delay: Minutes | None = Field(None, description="the flight's own departure delay, once it has departed")
+    airport_delay: Minutes | None = Field(
+        None, description="mean departure delay at the origin in the last hour"
+    )
+    dep_delay: Minutes | None = Field(
+        None, description="the flight's own departure delay, once it has departed"
+    )
 
 
 class Flight(Strict):
-    """A flight by its key in the store, by its features, or both: then the features serve when the store does not."""
+    """A flight by its key in the store, by its features, or both: then the features
+    serve when the store does not.
+    """
 
     id: int | None = Field(None, ge=0, lt=2**63)
     features: Features | None = None
@@ -53,11 +63,15 @@ class Request(Strict):
 
     flights: list[Flight] = Field(min_length=1, max_length=MAX_BATCH)
     live: Literal["if_fresh", "required", "never"] = "if_fresh"
-    at: AwareDatetime | None = Field(None, strict=False, description="the moment of the question; now if left out")
+    at: AwareDatetime | None = Field(
+        None, strict=False, description="the moment of the question; now if left out"
+    )
 
 
 class Prediction(BaseModel):
-    """One flight's answer: which of the models spoke, on which live features, and where the rest came from."""
+    """One flight's answer: which of the models spoke, on which live features, and where
+    the rest came from.
+    """
 
     id: int | None
     probability: float

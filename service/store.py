@@ -1,13 +1,16 @@
-"""Ignite as the service sees it: bytes by key, one connection a worker thread, and a clear word when it is down."""
+"""Ignite as the service sees it: bytes by key, one connection a worker thread, and a
+clear word when it is down.
+"""
 
 import time
 from collections.abc import Sequence
 
 from pyignite.exceptions import CacheError, ReconnectError
 
-from helpers.ignite_client import Clients
+from helpers.ignite.client import Clients
 
-AIRPORTS, FLIGHTS = "live_airports", "live_flights"  # kept up to date by the stream of departures
+# kept up to date by the stream of departures
+AIRPORTS, FLIGHTS = ("live_airports", "live_flights")
 LOST = (OSError, EOFError, ReconnectError)
 PAUSE = 1.0  # seconds for which nobody knocks again after no node has answered
 
@@ -17,21 +20,29 @@ class StoreDown(RuntimeError):
 
 
 class Store:
-    """Reads from Ignite; safe to use from several threads, each of which gets its own connection."""
+    """Reads from Ignite; safe to use from several threads, each of which gets its own
+    connection.
+    """
 
     def __init__(self, addresses: Sequence[tuple[str, int]], timeout: float = 5.0):
-        self._clients = Clients(list(addresses), timeout=timeout, handshake_timeout=timeout)
+        self._clients = Clients(
+            list(addresses), timeout=timeout, handshake_timeout=timeout
+        )
         self._closed_until = 0.0 if addresses else float("inf")
 
     def read(self, cache: str, keys: Sequence[int] | Sequence[str]) -> dict:
-        """The values of those keys that are there. A cache that does not exist counts as empty.
+        """The values of those keys that are there. A cache that does not exist counts
+        as empty.
 
-        A lost connection is made again once, which is enough to get to a surviving node. Raises StoreDown.
+        A lost connection is made again once, which is enough to get to a surviving
+        node. Raises StoreDown.
         """
         if time.monotonic() < self._closed_until:
             raise StoreDown
         try:
-            return self._clients.read(lambda _: self._read(cache, list(dict.fromkeys(keys))))
+            return self._clients.read(
+                lambda _: self._read(cache, list(dict.fromkeys(keys)))
+            )
         except LOST as error:
             self._clients.drop()
             self._closed_until = time.monotonic() + PAUSE

@@ -9,7 +9,10 @@ TABLE = tomllib.loads(Path(__file__).with_name("bounds.toml").read_text())
 def limits(lesson: str, metric: str, scale: str) -> dict:
     """A metric's limits at a scale."""
     entry = TABLE[lesson][metric]
-    return entry.get(scale, {key: value for key, value in entry.items() if key not in ("tiny", "full")})
+    return entry.get(
+        scale,
+        {key: value for key, value in entry.items() if key not in ("tiny", "full")},
+    )
 
 
 def broken(value: float, limit: dict, others: dict[str, float]) -> str:
@@ -24,13 +27,22 @@ def broken(value: float, limit: dict, others: dict[str, float]) -> str:
     if "max" in limit and not value <= limit["max"]:
         return f"is {value}, must be at most {limit['max']}"
     if "of" in limit and not abs(value - others[limit["of"]]) <= limit["within"]:
-        return f"is {value}, must be within {limit['within']} of {limit['of']} = {others[limit['of']]}"
+        return (
+            f"is {value}, must be within {limit['within']} of {limit['of']} ="
+            f" {others[limit['of']]}"
+        )
     return ""
 
 
-def breaches(lesson: str, metrics: dict[str, float], scale: str, others: dict[str, float]) -> dict[str, str]:
-    """Every metric of a lesson that is missing, unknown to the table, or beyond its limits, with the reason."""
-    wrong = {name: "is not in bounds.toml" for name in metrics.keys() - TABLE[lesson].keys()}
+def breaches(
+    lesson: str, metrics: dict[str, float], scale: str, others: dict[str, float]
+) -> dict[str, str]:
+    """Every metric of a lesson that is missing, unknown to the table, or beyond its
+    limits, with the reason.
+    """
+    wrong = {
+        name: "is not in bounds.toml" for name in metrics.keys() - TABLE[lesson].keys()
+    }
     for name in TABLE[lesson]:
         if name not in metrics:
             wrong[name] = "was not recorded"

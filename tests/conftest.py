@@ -1,4 +1,6 @@
-"""Shared by the tests: lessons are executed once for a scale and a kind of labels, whatever the tests ask of them."""
+"""Shared by the tests: lessons are executed once for a scale and a kind of labels,
+whatever the tests ask of them.
+"""
 
 import os
 import random
@@ -16,26 +18,42 @@ import pytest
 from watch import Seen, watched
 from xdist.scheduler import LoadScopeScheduling
 
-from helpers import kubernetes, lessons, metrics, processes, settings
+from helpers import settings
+from helpers.lesson import metrics
+from helpers.processes.folders import locked
+from helpers.spark import kubernetes
+from tools import lessons
 
-# How often each fault is tried, and what its random moments are made of: the same seed gives the same moments.
+# How often each fault is tried, and what its random moments are made of: the same seed
+# gives the same moments.
 FAULT_REPEATS = int(os.environ.get("WORKSHOP_FAULT_REPEATS") or 1)
-FAULT_SECONDS = float(os.environ.get("WORKSHOP_FAULT_SECONDS") or 12)  # of a lesson, until its kernel is killed
+# of a lesson, until its kernel is killed
+FAULT_SECONDS = float(os.environ.get("WORKSHOP_FAULT_SECONDS") or 12)
 FAULT_SEED = os.environ.get("WORKSHOP_FAULT_SEED") or str(random.randrange(1_000_000))
 # Outputs of lessons do not depend on where a developer's environment points.
-for name in [name for name in os.environ if name.startswith("WORKSHOP_") and not name.startswith("WORKSHOP_FAULT_")]:
+for name in [
+    name
+    for name in os.environ
+    if name.startswith("WORKSHOP_") and not name.startswith("WORKSHOP_FAULT_")
+]:
     del os.environ[name]
-os.environ["WORKSHOP_FAULT_SEED"] = FAULT_SEED  # the processes in which tests run side by side take it from here
+os.environ["WORKSHOP_FAULT_SEED"] = (
+    FAULT_SEED  # the processes in which tests run side by side take it from here
+)
 
 
 class Together(LoadScopeScheduling):
-    """Where tests run two at a time, those of a file share a process, for what its fixtures start.
+    """Where tests run two at a time, those of a file share a process, for what its
+    fixtures start.
 
-    But those that execute a lesson share one whatever their file, so that it is executed once.
+    But those that execute a lesson share one whatever their file, so that it is
+    executed once.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        lesson = re.fullmatch(r"tests/test_(?:lessons|faults)\.py::.*\[(?:\d+-)?(\d\d_\w+)\]", nodeid)
+        lesson = re.fullmatch(
+            r"tests/test_(?:lessons|faults)\.py::.*\[(?:\d+-)?(\d\d_\w+)\]", nodeid
+        )
         return lesson[1] if lesson else nodeid.partition("::")[0]
 
 
@@ -51,7 +69,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_report_header() -> str:
-    return f"faults: {FAULT_REPEATS} of each, at the moments of WORKSHOP_FAULT_SEED={FAULT_SEED}"
+    return (
+        f"faults: {FAULT_REPEATS} of each, at the moments of"
+        f" WORKSHOP_FAULT_SEED={FAULT_SEED}"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -86,12 +107,13 @@ def seen() -> dict[tuple[str, bool], Seen]:
 
 @pytest.fixture(scope="session")
 def executed(seen) -> Callable[..., Path]:
-    """Executes a lesson at scale tiny, once: executed(stem, shuffled) is the notebook with its outputs.
+    """Executes a lesson at scale tiny, once: executed(stem, shuffled) is the notebook
+    with its outputs.
 
-    With `anew` it is executed once more, where it has been before.
-    A lesson writes into a folder of its own, so nobody else may run it meanwhile: `the_only_run`.
-    The run with true labels is nbval's, so that it also compares the cells tagged nbval-check-output with what is
-    stored; the run with shuffled labels is papermill's.
+    With `anew` it is executed once more, where it has been before. A lesson writes into
+    a folder of its own, so nobody else may run it meanwhile: `the_only_run`. The run
+    with true labels is nbval's, so that it also compares the cells tagged
+    nbval-check-output with what is stored; the run with shuffled labels is papermill's.
     """
     done: dict[tuple[str, bool], Path | Exception] = {}
 
@@ -100,11 +122,18 @@ def executed(seen) -> Callable[..., Path]:
             start = time.monotonic()
             try:
                 with the_only_run(stem), watched() as seen[stem, shuffled]:
-                    done[stem, shuffled] = (with_shuffled_labels if shuffled else by_nbval)(stem)
-            except Exception as error:  # asked for again, it fails again, without another run
+                    done[stem, shuffled] = (
+                        with_shuffled_labels if shuffled else by_nbval
+                    )(stem)
+            except (
+                Exception
+            ) as error:  # asked for again, it fails again, without another run
                 done[stem, shuffled] = error
             seconds = time.monotonic() - start
-            print(f"\n{stem} at scale tiny{' with shuffled labels' * shuffled}: {seconds:.0f} s")
+            print(
+                f"\n{stem} at scale tiny{' with shuffled labels' * shuffled}:"
+                f" {seconds:.0f} s"
+            )
         if isinstance(done[stem, shuffled], Exception):
             raise done[stem, shuffled]
         return done[stem, shuffled]
@@ -114,32 +143,67 @@ def executed(seen) -> Callable[..., Path]:
 
 def the_only_run(stem: str) -> AbstractContextManager[None]:
     """In this block no other test runs the lesson."""
-    return processes.alone(settings.build_dir() / "tests" / f"{stem}.lock")
+    return locked(settings.build_dir() / "tests" / f"{stem}.lock")
 
 
 def by_nbval(stem: str) -> Path:
     folder = settings.build_dir() / "tests" / "tiny"
     command = [
-        *(sys.executable, "-m", "pytest", "-p", "keep_outputs", f"--keep-outputs={folder}", "-p", "no:cacheprovider"),
-        *("--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={lessons.CELL_TIMEOUT}", "--exitfirst"),
+        *(
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "keep_outputs",
+            f"--keep-outputs={folder}",
+            "-p",
+            "no:cacheprovider",
+        ),
+        *(
+            "--nbval-lax",
+            "--nbval-current-env",
+            f"--nbval-cell-timeout={lessons.CELL_TIMEOUT}",
+            "--exitfirst",
+        ),
         str(settings.NOTEBOOKS / f"{stem}.ipynb"),
     ]
-    environment = os.environ | {"WORKSHOP_SCALE": "tiny", "PYTHONPATH": str(Path(__file__).parent)}
-    run = subprocess.run(command, cwd=settings.ROOT, env=environment, capture_output=True, text=True, timeout=1800)
+    environment = os.environ | {
+        "WORKSHOP_SCALE": "tiny",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    run = subprocess.run(
+        command,
+        cwd=settings.ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
     if run.returncode != 0:
-        raise AssertionError(f"{stem} at scale tiny:\n{run.stdout[-6000:]}{run.stderr[-2000:]}")
+        raise AssertionError(
+            f"{stem} at scale tiny:\n{run.stdout[-6000:]}{run.stderr[-2000:]}"
+        )
     return folder / f"{stem}.ipynb"
 
 
 def with_shuffled_labels(stem: str) -> Path:
-    """Up to the last cell that records a metric of quality, without the cells tagged speed.
+    """Up to the last cell that records a metric of quality, without the cells tagged
+    speed.
 
     What is left out does not ask how good a model is.
     """
     lesson = nbformat.read(settings.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
     quality = set(bounds.quality_metrics(stem))
-    last = max(number for number, cell in enumerate(lesson.cells) if quality & metrics.of_cell(cell).keys())
-    lesson.cells = [cell for cell in lesson.cells[: last + 1] if "speed" not in cell.metadata.get("tags", [])]
+    last = max(
+        number
+        for number, cell in enumerate(lesson.cells)
+        if quality & metrics.of_cell(cell).keys()
+    )
+    lesson.cells = [
+        cell
+        for cell in lesson.cells[: last + 1]
+        if "speed" not in cell.metadata.get("tags", [])
+    ]
     folder = settings.build_dir() / "tests" / "shuffled"
     part, output = folder / "parts" / f"{stem}.ipynb", folder / f"{stem}.ipynb"
     part.parent.mkdir(parents=True, exist_ok=True)

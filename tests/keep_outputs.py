@@ -1,4 +1,6 @@
-"""A pytest plugin beside nbval: what the cells of a notebook gave is kept as an executed copy of it."""
+"""A pytest plugin beside nbval: what the cells of a notebook gave is kept as an
+executed copy of it.
+"""
 
 from pathlib import Path
 
@@ -7,7 +9,13 @@ from nbval.plugin import IPyNbCell
 
 
 def pytest_addoption(parser):
-    parser.addoption("--keep-outputs", metavar="FOLDER", type=Path, required=True, help="where executed copies go")
+    parser.addoption(
+        "--keep-outputs",
+        metavar="FOLDER",
+        type=Path,
+        required=True,
+        help="where executed copies go",
+    )
 
 
 def pytest_sessionfinish(session):
@@ -19,4 +27,5 @@ def pytest_sessionfinish(session):
     for file in {cell.parent for cell in cells}:
         unfinished = folder / f".{file.path.name}"
         nbformat.write(file.nb, unfinished)
-        unfinished.rename(folder / file.path.name)  # one that is there is read as a whole
+        # one that is there is read as a whole
+        unfinished.rename(folder / file.path.name)

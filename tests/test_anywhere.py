@@ -1,4 +1,6 @@
-"""Codespaces, Binder, GitHub Actions and the Lab's extensions: the files are valid and what they name exists."""
+"""Codespaces, Binder, GitHub Actions and the Lab's extensions: the files are valid and
+what they name exists.
+"""
 
 import importlib.util
 import json
@@ -14,15 +16,18 @@ import pytest
 import yaml
 from watch import listening, until
 
-from helpers import doctor, jvm, settings
-from helpers.processes import free_port
+from helpers import settings
+from helpers.java import jdk
+from helpers.processes.ports import free_port
+from tools import doctor
 
 ROOT = settings.ROOT
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DEVCONTAINER = ROOT / ".devcontainer" / "devcontainer.json"
 BINDER = [ROOT / "postBuild", ROOT / "start"]
 EXTENSIONS = ("jupyterlab-execute-time", "@jupyter-server/resource-usage")
-# Properties of https://containers.dev/implementors/json_reference/ that we use, with their types.
+# Properties of https://containers.dev/implementors/json_reference/ that we use, with
+# their types.
 CONTAINER_KEYS = {
     "name": str,
     "image": str,
@@ -45,12 +50,23 @@ def unknown(text):
     missing = [f"make {name}" for name in sorted(calls - targets())]
     modules = re.findall(r"python -m (helpers\.\w+)", text)
     missing += [name for name in modules if importlib.util.find_spec(name) is None]
-    return missing + [name for name in re.findall(r"run: (\.ci/\w+)", text) if not os.access(ROOT / name, os.X_OK)]
+    return missing + [
+        name
+        for name in re.findall(r"run: (\.ci/\w+)", text)
+        if not os.access(ROOT / name, os.X_OK)
+    ]
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
 def test_workflows_are_valid(file):
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", file]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.github-workflows",
+        file,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
@@ -58,11 +74,24 @@ def test_workflows_are_valid(file):
 def test_an_invalid_workflow_is_noticed(tmp_path):
     broken = WORKFLOWS[0].read_text().replace("runs-on:", "runs_on:")
     (tmp_path / "broken.yml").write_text(broken)
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
-    assert subprocess.run([*command, tmp_path / "broken.yml"], capture_output=True).returncode == 1
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.github-workflows",
+    ]
+    assert (
+        subprocess.run(
+            [*command, tmp_path / "broken.yml"], capture_output=True
+        ).returncode
+        == 1
+    )
 
 
-@pytest.mark.parametrize("file", [*WORKFLOWS, DEVCONTAINER, *BINDER], ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", [*WORKFLOWS, DEVCONTAINER, *BINDER], ids=lambda file: file.name
+)
 def test_what_is_called_exists(file):
     assert unknown(file.read_text()) == []
 
@@ -77,7 +106,8 @@ def test_a_call_of_nothing_is_noticed():
 
 def test_the_full_run_is_scheduled_and_kept():
     file = ROOT / ".github" / "workflows" / "full.yml"
-    full = yaml.load(file.read_text(), Loader=yaml.BaseLoader)  # YAML 1.1 reads `on` as true
+    # YAML 1.1 reads `on` as true
+    full = yaml.load(file.read_text(), Loader=yaml.BaseLoader)
     assert re.fullmatch(r"(\S+ ){4}\S+", full["on"]["schedule"][0]["cron"])
     steps = full["jobs"]["full"]["steps"]
     assert {"run": "make run SCALE=full"} in steps
@@ -89,15 +119,22 @@ def test_the_full_run_is_scheduled_and_kept():
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
 def test_workflows_use_the_same_versions(file):
     for job in yaml.safe_load(file.read_text())["jobs"].values():
-        given = {key: value for step in job["steps"] for key, value in step.get("with", {}).items()}
-        assert (given["python-version"], given["java-version"]) == ("3.11", str(jvm.JAVA))
+        given = {
+            key: value
+            for step in job["steps"]
+            for key, value in step.get("with", {}).items()
+        }
+        assert (given["python-version"], given["java-version"]) == (
+            "3.11",
+            str(jdk.JAVA),
+        )
 
 
 def test_the_dev_container():
     described = json.loads(DEVCONTAINER.read_text())
     assert {key: type(value) for key, value in described.items()} == CONTAINER_KEYS
     assert ":3.11-" in described["image"]
-    assert f"openjdk-{jvm.JAVA}-" in described["onCreateCommand"]
+    assert f"openjdk-{jdk.JAVA}-" in described["onCreateCommand"]
     assert set(described["forwardPorts"]) == set(doctor.PORTS)
     assert {int(port) for port in described["portsAttributes"]} == set(doctor.PORTS)
 
@@ -109,25 +146,48 @@ def test_binder_files_can_be_run(file):
 
 
 def test_binder_starts_small():
-    said = subprocess.run([ROOT / "start", "sh", "-c", "echo $WORKSHOP_SCALE"], capture_output=True, text=True).stdout
+    said = subprocess.run(
+        [ROOT / "start", "sh", "-c", "echo $WORKSHOP_SCALE"],
+        capture_output=True,
+        text=True,
+    ).stdout
     assert said.strip() == "tiny"
 
 
 @pytest.mark.parametrize("name", EXTENSIONS)
 def test_extensions_are_enabled_in_the_lab(name):
-    done = subprocess.run([sys.executable, "-m", "jupyter", "labextension", "list"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "jupyter", "labextension", "list"],
+        capture_output=True,
+        text=True,
+    )
     listed = re.sub(r"\x1b\[\d+m", "", done.stdout + done.stderr)
     assert re.search(rf"{re.escape(name)} v\S+ enabled OK", listed), listed
 
 
 @pytest.fixture(scope="module")
 def lab():
-    """The Lab as `make lab` starts it, but for the browser: its process, address and token."""
+    """The Lab as `make lab` starts it, but for the browser: its process, address and
+    token.
+    """
     port = free_port()
-    command = [sys.executable, "-m", "jupyter", "lab", "--ip", "127.0.0.1", "--no-browser", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        "--ip",
+        "127.0.0.1",
+        "--no-browser",
+        "--port",
+        str(port),
+    ]
     environment = os.environ | {"JUPYTER_TOKEN": "secret"}
     process = subprocess.Popen(
-        [*command, "--allow-root", "--notebook-dir", "notebooks"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        [*command, "--allow-root", "--notebook-dir", "notebooks"],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.DEVNULL,
     )
     address = f"http://127.0.0.1:{port}"
     end = time.monotonic() + 60
@@ -153,7 +213,9 @@ def status(url):
 @pytest.mark.security
 def test_the_lab_tells_memory_to_its_owner_only(lab):
     _, address = lab
-    with urllib.request.urlopen(f"{address}/api/metrics/v1?token=secret", timeout=20) as answer:
+    with urllib.request.urlopen(
+        f"{address}/api/metrics/v1?token=secret", timeout=20
+    ) as answer:
         assert json.load(answer)["rss"] > 10_000_000
     assert status(f"{address}/api/metrics/v1") == 403
 
@@ -168,32 +230,58 @@ def test_the_lab_keeps_the_time_of_each_cell(lab):
     _, address = lab
     url = f"{address}/lab/api/settings/@jupyterlab/notebook-extension:tracker?token=secret"
     with urllib.request.urlopen(url, timeout=20) as answer:
-        assert json.load(answer)["schema"]["properties"]["recordTiming"]["default"] is True
+        assert (
+            json.load(answer)["schema"]["properties"]["recordTiming"]["default"] is True
+        )
 
 
 @pytest.mark.security
-def test_the_containers_lab_wants_its_token_also_when_none_is_set(monkeypatch, tmp_path):
-    """Compose gives an empty JUPYTER_TOKEN where its reader gives none: the Lab then makes one up, and wants it."""
-    monkeypatch.setenv("WORKSHOP_DRIVER_HOST", "")  # what start.py changes is changed back
+def test_the_containers_lab_wants_its_token_also_when_none_is_set(
+    monkeypatch, tmp_path
+):
+    """Compose gives an empty JUPYTER_TOKEN where its reader gives none: the Lab then
+    makes one up, and wants it.
+    """
+    # what start.py changes is changed back
+    monkeypatch.setenv("WORKSHOP_DRIVER_HOST", "")
     monkeypatch.syspath_prepend(ROOT / "docker")
-    import start
+    from docker import start
 
     (tmp_path / "notes.txt").write_text("mine alone")
 
-    given = [part for part in map(str, start.lab()) if not part.startswith(("--ip", "--port", "--notebook-dir"))]
-    assert not [part for part in given if "token" in part.lower() or "password" in part.lower()]
+    given = [
+        part
+        for part in map(str, start.lab())
+        if not part.startswith(("--ip", "--port", "--notebook-dir"))
+    ]
+    assert not [
+        part for part in given if "token" in part.lower() or "password" in part.lower()
+    ]
     port = free_port()
-    here = [f"--port={port}", "--ip=127.0.0.1", f"--notebook-dir={tmp_path}", "--allow-root"]
-    environment = os.environ | {"JUPYTER_TOKEN": "", "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
+    here = [
+        f"--port={port}",
+        "--ip=127.0.0.1",
+        f"--notebook-dir={tmp_path}",
+        "--allow-root",
+    ]
+    environment = os.environ | {
+        "JUPYTER_TOKEN": "",
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+    }
     process = subprocess.Popen(
-        [sys.executable, "-m", *given, *here], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", *given, *here],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.DEVNULL,
     )
     try:
         assert until(lambda: status(f"http://127.0.0.1:{port}/api") == 200, 60)
         for page in ("api/contents", "api/kernels", "api/terminals"):
             assert status(f"http://127.0.0.1:{port}/{page}") == 403, page
             assert status(f"http://127.0.0.1:{port}/{page}?token=") == 403, page
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/files/notes.txt", timeout=20) as page:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{port}/files/notes.txt", timeout=20
+        ) as page:
             assert ("/login" in page.url, b"mine alone" in page.read()) == (True, False)
         (server,) = (tmp_path / "runtime").glob("jpserver-*.json")
         token = json.loads(server.read_text())["token"]
@@ -208,4 +296,7 @@ def test_the_containers_lab_wants_its_token_also_when_none_is_set(monkeypatch, t
 def test_nothing_of_the_lab_is_open_without_its_token(lab):
     _, address = lab
     for page in ("api/contents", "api/kernels", "api/terminals", "api/sessions"):
-        assert (status(f"{address}/{page}"), status(f"{address}/{page}?token=secret")) == (403, 200), page
+        assert (
+            status(f"{address}/{page}"),
+            status(f"{address}/{page}?token=secret"),
+        ) == (403, 200), page

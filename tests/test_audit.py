@@ -1,4 +1,6 @@
-"""`make audit`: what is accepted has a reason and a locked package, and neither a find nor a silence goes unsaid."""
+"""`make audit`: what is accepted has a reason and a locked package, and neither a find
+nor a silence goes unsaid.
+"""
 
 import re
 import subprocess
@@ -6,13 +8,23 @@ import sys
 
 import pytest
 
-import audit
 from helpers import settings
+from tools import audit
 
 pytestmark = pytest.mark.security
-FOUND = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2"], "description": ""}
+FOUND = {
+    "id": "PYSEC-1",
+    "aliases": ["CVE-1"],
+    "fix_versions": ["2"],
+    "description": "",
+}
 REPORT = [
-    {"dependencies": [{"name": "old", "version": "1", "vulns": [FOUND]}, {"name": "b", "version": "1", "vulns": []}]}
+    {
+        "dependencies": [
+            {"name": "old", "version": "1", "vulns": [FOUND]},
+            {"name": "b", "version": "1", "vulns": []},
+        ]
+    }
 ]
 KNOWN = [{"package": "old", "id": "CVE-1"}]
 
@@ -33,7 +45,9 @@ def test_nothing_is_accepted_twice():
 
 
 def test_every_lock_is_audited():
-    assert {file.name for file in settings.ROOT.glob("requirements*.txt")} == set(audit.LOCKS)
+    assert {file.name for file in settings.ROOT.glob("requirements*.txt")} == set(
+        audit.LOCKS
+    )
 
 
 def test_what_is_found_is_said_unless_it_is_accepted():
@@ -47,14 +61,32 @@ def test_what_is_found_is_said_unless_it_is_accepted():
 @pytest.mark.badinput
 def test_a_package_that_could_not_be_looked_up_is_no_all_clear():
     silent = {"dependencies": [{"name": "onnx", "skip_reason": "Dependency not found"}]}
-    with pytest.raises(audit.AuditError, match=r"1 of 3 packages could not be looked up.*onnx"):
+    with pytest.raises(
+        audit.AuditError, match=r"1 of 3 packages could not be looked up.*onnx"
+    ):
         audit.judged([*REPORT, silent], KNOWN)
 
 
 @pytest.mark.badinput
 def test_without_the_tool_it_says_so():
-    command = [sys.executable, "scripts/audit.py", "/nowhere/pip-audit", "requirements-uv.txt"]
+    command = [
+        sys.executable,
+        "-m",
+        "tools.audit",
+        "/nowhere/pip-audit",
+        "requirements-uv.txt",
+    ]
     environment = {"PYTHONPATH": str(settings.ROOT)}
-    done = subprocess.run(command, cwd=settings.ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command,
+        cwd=settings.ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.returncode, done.stderr) == (2, "")
-    assert "requirements-uv.txt could not be audited: check the network and run this again." in done.stdout
+    assert (
+        "requirements-uv.txt could not be audited: check the network and run this"
+        " again." in done.stdout
+    )

@@ -1,4 +1,6 @@
-"""The bounds themselves: each kind of limit can fail, and so can a missing or an unknown metric."""
+"""The bounds themselves: each kind of limit can fail, and so can a missing or an
+unknown metric.
+"""
 
 import bounds
 import pytest

@@ -1,4 +1,6 @@
-"""`make bundle`: what is in the archive, and a set-up from it with the network switched off."""
+"""`make bundle`: what is in the archive, and a set-up from it with the network switched
+off.
+"""
 
 import os
 import shutil
@@ -8,11 +10,13 @@ import tarfile
 
 import pytest
 
-import bundle
-from helpers import jvm, settings
+from helpers import settings
+from helpers.java import jdk
+from tools import bundle
 
 pytestmark = pytest.mark.bundle
-# In a network namespace of its own there is only a loopback that is down: put it up, as engines use it, and go on.
+# In a network namespace of its own there is only a loopback that is down: put it up, as
+# engines use it, and go on.
 WITH_LOOPBACK = """
 import fcntl, os, socket, struct, sys
 assert [name for _, name in socket.if_nameindex()] == ["lo"], "there is a network"
@@ -20,7 +24,8 @@ with socket.socket() as any_socket:
     fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 0x1))  # SIOCSIFFLAGS, IFF_UP
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-# The real thing: Spark's JVM counts the flights, and Ignite's jar is one that Java can read.
+# The real thing: Spark's JVM counts the flights, and Ignite's jar is one that Java can
+# read.
 SMALL_LESSON = """
 import zipfile
 from helpers import data, jvm, spark
@@ -32,7 +37,9 @@ print("ignite", len(core), "org/apache/ignite/Ignition.class" in zipfile.ZipFile
 
 
 def without_network():
-    """The beginning of a command without network, or None where this machine cannot switch it off for one process."""
+    """The beginning of a command without network, or None where this machine cannot
+    switch it off for one process.
+    """
     for command in (["unshare", "-n"], ["unshare", "-rn"]):
         try:
             if subprocess.run([*command, "true"], capture_output=True).returncode == 0:
@@ -47,7 +54,10 @@ def archive():
     if not (settings.ROOT / ".git").exists():
         pytest.skip("bundles are made in a git clone, and this is none")
     done = subprocess.run(
-        [sys.executable, "scripts/bundle.py"], cwd=settings.ROOT, env=python_path(), capture_output=True
+        [sys.executable, "tools/bundle.py"],
+        cwd=settings.ROOT,
+        env=python_path(),
+        capture_output=True,
     )
     assert done.returncode == 0, done.stdout.decode()
     return next((settings.build_dir() / "bundle").glob("*.tar"))
@@ -68,17 +78,31 @@ def unpacked(archive, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def offline(unpacked):
-    """Runs a command in the unpacked bundle: no network, empty caches, nothing of this environment."""
+    """Runs a command in the unpacked bundle: no network, empty caches, nothing of this
+    environment.
+    """
     start = without_network()
     if start is None:
-        pytest.skip("this machine cannot switch the network off for one process (unshare -n)")
+        pytest.skip(
+            "this machine cannot switch the network off for one process (unshare -n)"
+        )
     home = unpacked.parent / "home"
     home.mkdir()
-    environment = {"HOME": str(home), "PATH": os.defpath, "LANG": "C.UTF-8", "JAVA_HOME": str(jvm.java_home())}
+    environment = {
+        "HOME": str(home),
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "JAVA_HOME": str(jdk.java_home()),
+    }
 
     def run(*command):
         return subprocess.run(
-            [*start, *command], cwd=unpacked, env=environment, capture_output=True, text=True, timeout=300
+            [*start, *command],
+            cwd=unpacked,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
 
     return run
@@ -89,21 +113,31 @@ def make(offline, target):
 
 
 def test_the_archive_is_as_its_checksum_says(archive):
-    done = subprocess.run(["sha256sum", "-c", f"{archive.name}.sha256"], cwd=archive.parent, capture_output=True)
+    done = subprocess.run(
+        ["sha256sum", "-c", f"{archive.name}.sha256"],
+        cwd=archive.parent,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_everything_tracked_is_in_the_archive(unpacked):
     assert [name for name in bundle.tracked() if not (unpacked / name).exists()] == []
-    assert (unpacked / "notebooks" / "helpers").is_symlink()  # by it the lessons find the package
+    assert (
+        unpacked / "notebooks" / "helpers"
+    ).is_symlink()  # by it the lessons find the package
     assert "nothing is downloaded" in (unpacked / "INSTALL.txt").read_text().lower()
     assert not (unpacked / ".git").exists()
 
 
-@pytest.mark.parametrize("pattern", ["wheels/numpy-*.whl", "java/ignite/ignite-core-*.jar"])
+@pytest.mark.parametrize(
+    "pattern", ["wheels/numpy-*.whl", "java/ignite/ignite-core-*.jar"]
+)
 @pytest.mark.parametrize("trouble", ["missing", "damaged"])
 @pytest.mark.badinput
-def test_a_bad_file_is_named_before_anything_is_installed(unpacked, offline, pattern, trouble):
+def test_a_bad_file_is_named_before_anything_is_installed(
+    unpacked, offline, pattern, trouble
+):
     file = next((unpacked / "bundle").glob(pattern))
     good = file.read_bytes()
     if trouble == "missing":
@@ -114,7 +148,10 @@ def test_a_bad_file_is_named_before_anything_is_installed(unpacked, offline, pat
     file.write_bytes(good)
     assert done.returncode != 0
     name = file.relative_to(unpacked)
-    assert f"{name} is missing or damaged: unpack the archive again, into an empty folder." in done.stderr
+    assert (
+        f"{name} is missing or damaged: unpack the archive again, into an empty folder."
+        in done.stderr
+    )
     assert not (unpacked / ".venv").exists()
 
 

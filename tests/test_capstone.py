@@ -1,4 +1,6 @@
-"""The capstone's measurements and the referee of its open project: what they must notice, they notice."""
+"""The capstone's measurements and the referee of its open project: what they must
+notice, they notice.
+"""
 
 import json
 import subprocess
@@ -9,8 +11,10 @@ import nbformat
 import numpy as np
 import pytest
 
-from helpers import capstone, contestant, data, metrics, november, settings
-from helpers.processes import ProcessError
+from helpers import data, settings
+from helpers.capstone import contest, contestant, referee
+from helpers.lesson import metrics
+from helpers.processes.child import ProcessError
 
 pytestmark = pytest.mark.capstone
 TRUTH = np.linspace(-1, 1, 49)
@@ -32,7 +36,9 @@ def predict(engine, model, rows):
 
 
 def disagreements(coefficients, auc=0.68):
-    return capstone.disagreements(coefficients, dict.fromkeys(ALLOWED, auc), TRUTH, 0.68, ALLOWED)
+    return contest.disagreements(
+        coefficients, dict.fromkeys(ALLOWED, auc), TRUTH, 0.68, ALLOWED
+    )
 
 
 def perturbed(by, where=7):
@@ -40,16 +46,22 @@ def perturbed(by, where=7):
 
 
 def test_engines_within_the_tolerance_agree():
-    assert disagreements({"spark": perturbed(1e-4), "mxnet": perturbed(-9e-4, 48)}) == {}
+    assert (
+        disagreements({"spark": perturbed(1e-4), "mxnet": perturbed(-9e-4, 48)}) == {}
+    )
 
 
 @pytest.mark.parametrize("where", [0, 7, 48])
 def test_one_perturbed_coefficient_is_a_disagreement(where):
     """The rule behind engines_agree can fail, for each engine by its own tolerance."""
-    wrong = disagreements({"spark": perturbed(4e-4, where), "mxnet": perturbed(4e-4, where)})
+    wrong = disagreements(
+        {"spark": perturbed(4e-4, where), "mxnet": perturbed(4e-4, where)}
+    )
     assert list(wrong) == ["spark"]
     assert "0.0004" in wrong["spark"]
-    assert list(disagreements({"spark": TRUTH, "mxnet": perturbed(-2e-3, where)})) == ["mxnet"]
+    assert list(disagreements({"spark": TRUTH, "mxnet": perturbed(-2e-3, where)})) == [
+        "mxnet"
+    ]
 
 
 def test_a_wrong_auc_a_missing_engine_and_nan_are_disagreements():
@@ -63,31 +75,35 @@ def test_a_wrong_auc_a_missing_engine_and_nan_are_disagreements():
 
 def test_the_exponent_of_a_power_law_is_found():
     rows = np.array([1e3, 4e3, 16e3, 16e3])
-    slope, low, high = capstone.exponent(rows, 3e-5 * rows**1.25)
+    slope, low, high = contest.exponent(rows, 3e-5 * rows**1.25)
     assert (slope, low, high) == pytest.approx((1.25, 1.25, 1.25))
     noisy = 3e-5 * rows * np.array([1, 1.1, 0.9, 1.05])
-    slope, low, high = capstone.exponent(rows, noisy)
+    slope, low, high = contest.exponent(rows, noisy)
     assert low < slope < high
 
 
 def test_the_exponent_of_too_few_sizes():
-    assert capstone.exponent([10, 20], [1, 2]) == pytest.approx((1, -np.inf, np.inf))
+    assert contest.exponent([10, 20], [1, 2]) == pytest.approx((1, -np.inf, np.inf))
     with pytest.raises(ValueError, match="two different"):
-        capstone.exponent([10, 10, 10], [1, 2, 3])
+        contest.exponent([10, 10, 10], [1, 2, 3])
 
 
 def test_lines_of_code_leaves_out_blank_lines_and_comments(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import os\n\n# why\nx = 1  # kept\n   \n    # indented\ny = 2\n")
-    assert capstone.lines_of_code(script) == 3
+    assert contest.lines_of_code(script) == 3
 
 
 def test_recorded_metrics_are_read_and_missing_ones_named(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "NOTEBOOKS", tmp_path)
-    output = nbformat.v4.new_output("display_data", {metrics.MIME: {"name": "auc", "value": 0.7}})
+    output = nbformat.v4.new_output(
+        "display_data", {metrics.MIME: {"name": "auc", "value": 0.7}}
+    )
     cell = nbformat.v4.new_code_cell("", outputs=[output])
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "03_lesson.ipynb")
-    found, missing = capstone.recorded({"03": ["auc", "speed"], "08": ["not_written_yet"]})
+    found, missing = contest.recorded(
+        {"03": ["auc", "speed"], "08": ["not_written_yet"]}
+    )
     assert found == {"03": {"auc": 0.7}}
     assert missing == ["03_lesson.speed"]
 
@@ -123,41 +139,66 @@ def test_an_engine_competes_in_a_process_of_its_own(tmp_path):
     script, suit = tmp_path / "fit_toy.py", tmp_path / "suit_toy.py"
     script.write_text(SCRIPT)
     suit.write_text("def measure(engine, rows):\n    return {'rows': len(rows[1])}\n")
-    found = capstone.run(script, [1, 1 / 4, 4], limit=0.0, cores=1, predict=True, suit=suit, scale="tiny")
+    found = contest.run(
+        script, [1, 1 / 4, 4], limit=0.0, cores=1, predict=True, suit=suit, scale="tiny"
+    )
     matrix = data.design_matrix("scheduled", "tiny")
-    assert list(found["fits"]) == list(found["cpu"]) == list(found["loads"]) == [0.25, 1.0]
+    assert (
+        list(found["fits"]) == list(found["cpu"]) == list(found["loads"]) == [0.25, 1.0]
+    )
     assert found["skipped"] == [4]
     assert found["suit"] == {"rows": len(matrix.y_train)}
     assert found["coefficients"][0] == 1
-    assert found["probability"] == pytest.approx(np.full(len(matrix.y_test), matrix.y_test.mean()))
+    assert found["probability"] == pytest.approx(
+        np.full(len(matrix.y_test), matrix.y_test.mean())
+    )
     assert found["peak_mb"] > 20
-    assert "probability" not in capstone.run(script, [1], scale="tiny")  # nothing is left from the run before
+    # nothing is left from the run before
+    assert "probability" not in contest.run(script, [1], scale="tiny")
 
 
 @pytest.mark.badinput
 def test_an_engine_that_fails_is_reported_with_its_error(tmp_path):
     script = tmp_path / "fit_broken.py"
-    script.write_text(SCRIPT.replace("return np.r_", "raise ArithmeticError('no fit today')\n    return np.r_"))
+    script.write_text(
+        SCRIPT.replace(
+            "return np.r_", "raise ArithmeticError('no fit today')\n    return np.r_"
+        )
+    )
     with pytest.raises(ProcessError, match="no fit today"):
-        capstone.run(script, [1], scale="tiny")
+        contest.run(script, [1], scale="tiny")
 
 
 def test_the_command_line_of_a_contestant_is_what_run_gives(tmp_path):
     """A job without a script is an error, not an empty result."""
-    job = json.dumps({"script": str(tmp_path / "absent.py"), "scale": "tiny", "shares": [1]})
+    job = json.dumps(
+        {"script": str(tmp_path / "absent.py"), "scale": "tiny", "shares": [1]}
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "helpers.contestant", job], capture_output=True, text=True, cwd=settings.ROOT
+        [sys.executable, "-m", "helpers.capstone.contestant", job],
+        capture_output=True,
+        text=True,
+        cwd=settings.ROOT,
     )
     assert done.returncode
     assert "absent.py" in done.stderr
 
 
 def test_november_gives_no_answers_away():
-    train, test, labels = november.flights("tiny")
+    train, test, labels = referee.flights("tiny")
     assert train["month"].max() == 10
     assert set(test["month"]) == {11}
     assert len(labels) == len(test)
-    known = {"late", "id", "arr_delay", "dep_delay", "arr_time", "dep_time", "air_time", "tailnum"}
+    known = {
+        "late",
+        "id",
+        "arr_delay",
+        "dep_delay",
+        "arr_time",
+        "dep_time",
+        "air_time",
+        "tailnum",
+    }
     assert not known & set(test.columns)
     assert set(train.columns) - set(test.columns) == {"late"}
 
@@ -168,7 +209,7 @@ def by_hour(train):
 
 
 def test_an_honest_model_is_judged_by_its_auc_alone():
-    found = november.judge(by_hour, "tiny")
+    found = referee.judge(by_hour, "tiny")
     assert 0.5 < found["auc"] < found["reference_auc"]
     assert len(found["problems"]) == 1
     assert "does not beat" in found["problems"][0]
@@ -178,23 +219,30 @@ def test_an_honest_model_is_judged_by_its_auc_alone():
     ("leak", "sentence"),
     [
         (lambda rows: np.linspace(0, 1, len(rows)), "order of the rows"),
-        (lambda rows: (rows["hour"] - rows["hour"].mean()).clip(-9, 9).to_numpy() / 20 + 0.5, "leave after it"),
+        (
+            lambda rows: (
+                (rows["hour"] - rows["hour"].mean()).clip(-9, 9).to_numpy() / 20 + 0.5
+            ),
+            "leave after it",
+        ),
     ],
     ids=["position", "mean of the month"],
 )
 def test_what_depends_on_other_rows_is_a_leak(leak, sentence):
-    problems = november.judge(lambda train: leak, "tiny")["problems"]
+    problems = referee.judge(lambda train: leak, "tiny")["problems"]
     assert [problem for problem in problems if sentence in problem]
 
 
-@pytest.mark.parametrize("look", [data.labelled_flights, lambda: data.table("flights"), data.features])
+@pytest.mark.parametrize(
+    "look", [data.labelled_flights, lambda: data.table("flights"), data.features]
+)
 def test_the_flights_are_closed_while_a_model_is_judged(look):
     def cheat(train):
         look()
         return lambda rows: np.zeros(len(rows))
 
-    with pytest.raises(november.Closed):
-        november.judge(cheat, "tiny")
+    with pytest.raises(referee.Closed):
+        referee.judge(cheat, "tiny")
     assert len(data.table("flights"))  # and open again afterwards
 
 
@@ -210,4 +258,4 @@ def test_the_flights_are_closed_while_a_model_is_judged(look):
 @pytest.mark.badinput
 def test_answers_that_are_no_probabilities_are_refused(answer, message):
     with pytest.raises(ValueError, match=message):
-        november.judge(lambda train: answer, "tiny")
+        referee.judge(lambda train: answer, "tiny")

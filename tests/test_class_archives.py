@@ -1,11 +1,17 @@
-"""Archives of classes: JVMs read theirs, another Java or other jars lead to another, and none is half written."""
+"""Archives of classes: JVMs read theirs, another Java or other jars lead to another,
+and none is half written.
+"""
 
 import subprocess
 
 import pytest
 
-import archive_classes
-from helpers import class_archives, ignite, jvm, settings, spark
+from helpers import settings
+from helpers.ignite import nodes as ignite
+from helpers.java import artefacts, class_archives, jdk
+from helpers.java.jdk import JavaError
+from helpers.spark import runtime
+from tools import archive_classes
 
 
 def test_set_up_has_made_all():
@@ -16,33 +22,43 @@ def test_set_up_has_made_all():
 @pytest.mark.parametrize("engine", class_archives.ENGINES)
 def test_none_is_asked_for_where_none_is(engine, monkeypatch, tmp_path):
     monkeypatch.setattr(settings, "build_dir", lambda: tmp_path)
-    monkeypatch.setattr(jvm, "jars", lambda _: [])
+    monkeypatch.setattr(artefacts, "jars", lambda _: [])
     assert class_archives.options(engine) == []
 
 
 def test_a_node_reads_its_classes_from_the_archive():
-    command = [*ignite.java("64m", "-Xlog:class+load"), "org.apache.ignite.startup.cmdline.CommandLineStartup", "-h"]
+    command = [
+        *ignite.java("64m", "-Xlog:class+load"),
+        "org.apache.ignite.startup.cmdline.CommandLineStartup",
+        "-h",
+    ]
     loaded = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     ours = [line for line in loaded if " org.apache.ignite." in line]
     assert sum("shared objects file (top)" in line for line in ours) > len(ours) / 2 > 1
 
 
 def test_the_driver_of_spark_gets_its_archive():
-    assert str(class_archives.path("spark")) in spark.configuration()["spark.driver.extraJavaOptions"]
+    assert (
+        str(class_archives.path("spark"))
+        in runtime.configuration()["spark.driver.extraJavaOptions"]
+    )
 
 
 def test_the_name_follows_the_jars(monkeypatch, tmp_path):
     jar = tmp_path / "a.jar"
     jar.write_bytes(b"a")
-    monkeypatch.setattr(jvm, "jars", lambda _: [jar])
+    monkeypatch.setattr(artefacts, "jars", lambda _: [jar])
     before = class_archives.path("kafka")
     jar.write_bytes(b"ab")
     assert class_archives.path("kafka") != before
 
 
 def test_an_archive_that_does_not_fit_is_passed_over_without_a_word():
-    foreign = [f"-XX:SharedArchiveFile={class_archives.path('kafka')}", class_archives.QUIET]
-    java = [jvm.java(), *foreign, "-cp", str(settings.ROOT), "-version"]
+    foreign = [
+        f"-XX:SharedArchiveFile={class_archives.path('kafka')}",
+        class_archives.QUIET,
+    ]
+    java = [jdk.java(), *foreign, "-cp", str(settings.ROOT), "-version"]
     done = subprocess.run(java, capture_output=True, text=True)
     assert done.returncode == 0
     assert "warning" not in done.stdout + done.stderr
@@ -53,29 +69,36 @@ def test_what_cannot_be_written_leaves_no_archive(monkeypatch, tmp_path):
     old = class_archives.path("kafka")
     old.parent.mkdir()
     old.write_bytes(b"an older one")
-    with pytest.raises(jvm.JavaError, match=r"No archive of kafka's classes was written: .+"):
+    with pytest.raises(
+        JavaError, match=r"No archive of kafka's classes was written: .+"
+    ):
         class_archives.dump("kafka", 99_999_999)  # no such process
     assert [file.name for file in old.parent.iterdir()] == [old.name]
     assert old.read_bytes() == b"an older one"
 
 
-def test_a_failure_says_that_starts_are_slower_and_is_not_repeated(monkeypatch, tmp_path, capsys):
+def test_a_failure_says_that_starts_are_slower_and_is_not_repeated(
+    monkeypatch, tmp_path, capsys
+):
     def fails(*_):
-        raise jvm.JavaError("the disk is full")
+        raise JavaError("the disk is full")
 
     engine = "kafka"
-    jars = jvm.jars(engine)
+    jars = artefacts.jars(engine)
     monkeypatch.setattr(class_archives, "ENGINES", [engine])
     monkeypatch.setattr(class_archives, "dump", fails)
     monkeypatch.setattr(settings, "build_dir", lambda: tmp_path)
-    monkeypatch.setattr(jvm, "jars", lambda _: jars)
+    monkeypatch.setattr(artefacts, "jars", lambda _: jars)
     for _ in range(2):
         archive_classes.main()
-    assert capsys.readouterr().err.count("kafka will start more slowly: the disk is full") == 1
+    assert (
+        capsys.readouterr().err.count("kafka will start more slowly: the disk is full")
+        == 1
+    )
     assert class_archives.options(engine) == []
 
 
 def test_a_java_without_jcmd_is_not_asked(monkeypatch, tmp_path):
     (tmp_path / "bin").mkdir()
-    monkeypatch.setattr(jvm, "java_home", lambda: tmp_path)
+    monkeypatch.setattr(jdk, "java_home", lambda: tmp_path)
     assert class_archives.missing() == []

@@ -1,6 +1,8 @@
-"""The containers' files keep their promises, and `make cluster-up` says in a sentence what is in the way.
+"""The containers' files keep their promises, and `make cluster-up` says in a sentence
+what is in the way.
 
-The running cluster is tested by scripts/cluster_test.py (`make cluster-test`), where there is a container engine.
+The running cluster is tested by tools/cluster_test.py (`make cluster-test`), where
+there is a container engine.
 """
 
 import json
@@ -15,13 +17,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-import cluster
-import health
-from helpers import doctor, ignite, jvm, settings
+from docker import health
+from helpers import settings
+from helpers.ignite import nodes as ignite
+from helpers.java import jdk
+from tools import compose, doctor
 
 COMPOSE = yaml.safe_load((settings.ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
-CLUSTER = {name: service for name, service in SERVICES.items() if "profiles" not in service}
+CLUSTER = {
+    name: service for name, service in SERVICES.items() if "profiles" not in service
+}
 DOCKERFILE = (settings.ROOT / "docker" / "Dockerfile").read_text()
 EVERY_SERVICE = pytest.mark.parametrize("name", SERVICES)
 
@@ -50,8 +56,15 @@ def test_services_are_confined(name):
     assert service["mem_limit"]
     assert service["cpus"]
     assert service["pids_limit"]
-    assert not {"user", "privileged", "cap_add", "network_mode", "devices", "pid", "ipc"} & service.keys()
-    assert not [volume for volume in service["volumes"] if "docker.sock" in volume or volume.startswith("/")]
+    assert (
+        not {"user", "privileged", "cap_add", "network_mode", "devices", "pid", "ipc"}
+        & service.keys()
+    )
+    assert not [
+        volume
+        for volume in service["volumes"]
+        if "docker.sock" in volume or volume.startswith("/")
+    ]
 
 
 @EVERY_SERVICE
@@ -62,7 +75,10 @@ def test_services_are_watched_and_end_cleanly(name):
     assert service["healthcheck"]["test"][:1] == ["CMD"]
     assert service["healthcheck"]["test"][-2:] == ["/opt/workshop/health.py", role]
     assert callable(getattr(health, role.replace("-", "_")))
-    assert f"def {role.replace('-', '_')}()" in (settings.ROOT / "docker" / "start.py").read_text()
+    assert (
+        f"def {role.replace('-', '_')}()"
+        in (settings.ROOT / "docker" / "start.py").read_text()
+    )
     assert service["stop_grace_period"]
 
 
@@ -70,16 +86,30 @@ def test_services_are_watched_and_end_cleanly(name):
 @pytest.mark.security
 def test_ports_are_published_on_loopback_only(name):
     published = [preset(port) for port in SERVICES[name].get("ports", [])]
-    assert [port for port in published if not re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)] == []
+    assert [
+        port for port in published if not re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)
+    ] == []
 
 
 def test_published_ports_are_those_that_are_checked_before():
-    variables = dict(re.findall(r"127\.0\.0\.1:\$\{(\w+):-(\d+)\}", (settings.ROOT / "docker-compose.yml").read_text()))
-    assert variables == {name: str(port) for name, (port, _) in (cluster.PORTS | cluster.GPU_PORTS).items()}
+    variables = dict(
+        re.findall(
+            r"127\.0\.0\.1:\$\{(\w+):-(\d+)\}",
+            (settings.ROOT / "docker-compose.yml").read_text(),
+        )
+    )
+    assert variables == {
+        name: str(port)
+        for name, (port, _) in (compose.PORTS | compose.GPU_PORTS).items()
+    }
 
 
 def test_services_start_when_what_they_need_is_healthy():
-    needed = [part for service in CLUSTER.values() for part in service.get("depends_on", {}).items()]
+    needed = [
+        part
+        for service in CLUSTER.values()
+        for part in service.get("depends_on", {}).items()
+    ]
     assert needed
     assert all(how == {"condition": "service_healthy"} for _, how in needed)
     assert set(CLUSTER["lab"]["depends_on"]) == set(CLUSTER) - {"lab", "spark-master"}
@@ -87,18 +117,26 @@ def test_services_start_when_what_they_need_is_healthy():
 
 
 def test_the_limits_fit_a_laptop_of_8_gb():
-    assert sum(megabytes(service["mem_limit"]) for service in CLUSTER.values()) <= 7.75 * 1024
+    assert (
+        sum(megabytes(service["mem_limit"]) for service in CLUSTER.values())
+        <= 7.75 * 1024
+    )
 
 
 def test_what_java_takes_fits_its_container():
     executor = re.search(
-        r"spark\.executor\.memory\s+(\d+)m", (settings.ROOT / "docker/spark-defaults.conf").read_text()
+        r"spark\.executor\.memory\s+(\d+)m",
+        (settings.ROOT / "docker/spark-defaults.conf").read_text(),
     )
     for worker in ("spark-worker-1", "spark-worker-2"):
         assert heap(worker) == int(executor[1])
         assert heap(worker) + 400 <= megabytes(SERVICES[worker]["mem_limit"])
     for node in ("ignite-1", "ignite-2", "ignite-3"):
-        needed = heap(node) + int(SERVICES[node]["environment"]["IGNITE_REGION"]) + ignite.JVM_MB
+        needed = (
+            heap(node)
+            + int(SERVICES[node]["environment"]["IGNITE_REGION"])
+            + ignite.JVM_MB
+        )
         assert needed <= megabytes(SERVICES[node]["mem_limit"])
     assert heap("kafka") + 200 <= megabytes(SERVICES["kafka"]["mem_limit"])
 
@@ -106,7 +144,11 @@ def test_what_java_takes_fits_its_container():
 def test_the_addresses_are_those_of_the_services(monkeypatch):
     for name, value in SERVICES["lab"]["environment"].items():
         monkeypatch.setenv(name, preset(value))
-    assert [host for host, _ in settings.ignite()] == ["ignite-1", "ignite-2", "ignite-3"]
+    assert [host for host, _ in settings.ignite()] == [
+        "ignite-1",
+        "ignite-2",
+        "ignite-3",
+    ]
     assert [part.split(":")[0] for part in settings.ignite_discovery().split(",")] == [
         "ignite-1",
         "ignite-2",
@@ -117,29 +159,45 @@ def test_the_addresses_are_those_of_the_services(monkeypatch):
     assert settings.spark_master_ui() == "http://spark-master:8080"
     assert settings.spark_driver_host() == SERVICES["lab"]["hostname"]
     assert settings.scale() == "full"
-    nodes = [SERVICES[name]["environment"]["IGNITE_NODE"] for name in ("ignite-1", "ignite-2", "ignite-3")]
+    nodes = [
+        SERVICES[name]["environment"]["IGNITE_NODE"]
+        for name in ("ignite-1", "ignite-2", "ignite-3")
+    ]
     assert nodes == ["node0", "node1", "node2"]
     assert all(service["hostname"] == name for name, service in SERVICES.items())
 
 
 def test_driver_and_workers_share_image_data_and_files():
-    lab, workers = SERVICES["lab"], [SERVICES["spark-worker-1"], SERVICES["spark-worker-2"]]
+    lab, workers = (
+        SERVICES["lab"],
+        [SERVICES["spark-worker-1"], SERVICES["spark-worker-2"]],
+    )
     for worker in workers:
         assert worker["image"] == lab["image"]
         assert set(worker["volumes"]) <= set(lab["volumes"])
-        assert {"./data:/workshop/data:ro", "build:/workshop/build"} <= set(worker["volumes"])
+        assert {"./data:/workshop/data:ro", "build:/workshop/build"} <= set(
+            worker["volumes"]
+        )
 
 
 def test_the_image_installs_what_the_lock_says_and_names_no_version():
-    assert "scripts/setup.py" in DOCKERFILE
+    assert "tools/setup.py" in DOCKERFILE
     assert "setup.install(setup.digest())" in DOCKERFILE
     assert "==" not in DOCKERFILE.replace("!=", "")
     versions = [*doctor.locked_versions().values()]
-    versions += re.findall(r"<[\w.]+\.version>([^<]+)<", (settings.JVM / "pom.xml").read_text())
+    versions += re.findall(
+        r"<[\w.]+\.version>([^<]+)<", (settings.JVM / "pom.xml").read_text()
+    )
     text = DOCKERFILE + (settings.ROOT / "docker-compose.yml").read_text()
-    assert [version for version in versions if re.search(rf"(?<![\d.]){re.escape(version)}(?![\d.])", text)] == []
-    assert set(re.findall(r"python(\d\.\d+)", DOCKERFILE)) == {".".join(map(str, doctor.PYTHON))}
-    assert re.findall(r"openjdk-(\d+)", DOCKERFILE) == [str(jvm.JAVA)]
+    assert [
+        version
+        for version in versions
+        if re.search(rf"(?<![\d.]){re.escape(version)}(?![\d.])", text)
+    ] == []
+    assert set(re.findall(r"python(\d\.\d+)", DOCKERFILE)) == {
+        ".".join(map(str, doctor.PYTHON))
+    }
+    assert re.findall(r"openjdk-(\d+)", DOCKERFILE) == [str(jdk.JAVA)]
 
 
 @pytest.mark.security
@@ -161,8 +219,14 @@ def test_the_build_gets_only_what_it_copies():
     for sources in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, flags=re.M):
         for source in sources.split():
             assert list(settings.ROOT.glob(source.rstrip("/"))), source
-            assert [rule for rule in allowed if rule[:1] == "!" and Path(source).match(f"{rule[1:]}*/**")] or [
-                rule for rule in allowed if rule[:1] == "!" and re.match(rule[1:].replace("*", ".*"), source)
+            assert [
+                rule
+                for rule in allowed
+                if rule[:1] == "!" and Path(source).match(f"{rule[1:]}*/**")
+            ] or [
+                rule
+                for rule in allowed
+                if rule[:1] == "!" and re.match(rule[1:].replace("*", ".*"), source)
             ], source
 
 
@@ -188,34 +252,57 @@ def test_gpu_services_reserve_a_device_and_take_base_and_build_by_argument(name)
 def test_the_gpu_build_of_mxnet_is_of_the_same_version():
     for file in (settings.ROOT / "docker" / "gpu").glob("mxnet*.txt"):
         assert (
-            f"=={re.search(r'mxnet==([^ ]+) ', (settings.ROOT / 'pyproject.toml').read_text())[1]} " in file.read_text()
+            f"=={re.search(r'mxnet==([^ ]+) ', (settings.ROOT / 'pyproject.toml').read_text())[1]} "
+            in file.read_text()
         )
         assert "--hash=sha256:" in file.read_text()
 
 
-@pytest.mark.skipif(not shutil.which("docker-compose"), reason="docker-compose is not installed")
+@pytest.mark.skipif(
+    not shutil.which("docker-compose"), reason="docker-compose is not installed"
+)
 def test_compose_accepts_the_file():
-    command = ["docker-compose", "--profile", "gpu", "--profile", "cpu", "config", "--services"]
+    command = [
+        "docker-compose",
+        "--profile",
+        "gpu",
+        "--profile",
+        "cpu",
+        "config",
+        "--services",
+    ]
     done = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) == set(SERVICES)
 
 
-@pytest.mark.parametrize("script", sorted((settings.ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "script",
+    sorted((settings.ROOT / "scripts").glob("*.sh")),
+    ids=lambda path: path.name,
+)
 def test_scripts_are_executable_and_parse(script):
     assert os.access(script, os.X_OK)
     assert subprocess.run(["bash", "-n", script]).returncode == 0
 
 
 def test_without_any_engine_the_tests_go_on(tmp_path):
-    """scripts/engine.sh where there is neither an engine nor a way to install one: a sentence, and success."""
+    """tools/engine.sh where there is neither an engine nor a way to install one: a
+    sentence, and success.
+    """
     for tool in ("bash", "cat", "dirname", "grep", "id", "mkdir", "rm", "timeout"):
         (tmp_path / tool).symlink_to(shutil.which(tool))
     command = [settings.ROOT / "scripts" / "engine.sh", "false"]
     environment = {"PATH": str(tmp_path)}
-    done = subprocess.run(["bash", *command], capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(
+        ["bash", *command], capture_output=True, text=True, env=environment, timeout=60
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "Containers are not tested here: no engine answers, and this user cannot install one.\n"
+    assert (
+        done.stdout
+        == "Containers are not tested here: no engine answers, and this user cannot"
+        " install one.\n"
+    )
 
 
 @pytest.mark.parametrize("role", ["spark-master", "ignite", "kafka", "lab"])
@@ -236,19 +323,23 @@ ENGINE = {"ServerVersion": "20.10.24", "MemTotal": 8 * 2**30, "Runtimes": {"runc
 def cluster_up(*options, **environment):
     """Exit status and message of `make cluster-up`'s program."""
     command = [sys.executable, settings.ROOT / "scripts" / "cluster.py", "up", *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=120
+    )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr.strip()
 
 
 def pretended(folder, compose="2.29.1", **engine):
-    """A PATH whose `docker` describes an engine that cannot be had here; it can do nothing else."""
+    """A PATH whose `docker` describes an engine that cannot be had here; it can do
+    nothing else.
+    """
     folder.mkdir(exist_ok=True)
     (folder / "info").write_text(json.dumps(ENGINE | engine))
     program = folder / "docker"
     program.write_text(
-        f'#!/bin/sh\ncase "$1 $2" in\n"compose version") echo {compose} ;;\n'
-        f'"info --format") /bin/cat {folder}/info ;;\n"compose ps") ;;\n*) exit 1 ;;\nesac\n'
+        f'#!/bin/sh\ncase "$1 $2" in\n"compose version") echo {compose} ;;\n"info'
+        f' --format") /bin/cat {folder}/info ;;\n"compose ps") ;;\n*) exit 1 ;;\nesac\n'
     )
     program.chmod(0o755)
     return str(folder)
@@ -268,26 +359,45 @@ def test_no_engine_installed(tmp_path):
     says("No container engine", "install", result=cluster_up(PATH=str(tmp_path)))
 
 
-@pytest.mark.skipif(not (shutil.which("docker") and shutil.which("docker-compose")), reason="no docker command here")
+@pytest.mark.skipif(
+    not (shutil.which("docker") and shutil.which("docker-compose")),
+    reason="no docker command here",
+)
 @pytest.mark.badinput
 def test_engine_does_not_answer(tmp_path):
     nowhere = f"unix://{tmp_path}/sock"
-    says("does not answer", "start", result=cluster_up(PATH=os.environ["PATH"], DOCKER_HOST=nowhere))
+    says(
+        "does not answer",
+        "start",
+        result=cluster_up(PATH=os.environ["PATH"], DOCKER_HOST=nowhere),
+    )
 
 
 @pytest.mark.badinput
 def test_engine_too_old(tmp_path):
-    says("19.03.1", "20.10", result=cluster_up(PATH=pretended(tmp_path, ServerVersion="19.03.1")))
+    says(
+        "19.03.1",
+        "20.10",
+        result=cluster_up(PATH=pretended(tmp_path, ServerVersion="19.03.1")),
+    )
 
 
 @pytest.mark.badinput
 def test_compose_too_old(tmp_path):
-    says("Compose 1.25.0", "1.29", result=cluster_up(PATH=pretended(tmp_path, compose="1.25.0")))
+    says(
+        "Compose 1.25.0",
+        "1.29",
+        result=cluster_up(PATH=pretended(tmp_path, compose="1.25.0")),
+    )
 
 
 @pytest.mark.badinput
 def test_too_little_memory(tmp_path):
-    says("3.8 GB", "Resources", result=cluster_up(PATH=pretended(tmp_path, MemTotal=int(3.8 * 2**30))))
+    says(
+        "3.8 GB",
+        "Resources",
+        result=cluster_up(PATH=pretended(tmp_path, MemTotal=int(3.8 * 2**30))),
+    )
 
 
 @pytest.mark.badinput
@@ -295,21 +405,35 @@ def test_no_gpu(tmp_path):
     says("no GPU", "profile cpu", result=cluster_up("--gpu", PATH=pretended(tmp_path)))
 
 
-@pytest.mark.parametrize("name", cluster.PORTS)
+@pytest.mark.parametrize("name", compose.PORTS)
 @pytest.mark.badinput
 def test_port_taken(tmp_path, name):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-        free = {other: "0" for other in cluster.PORTS if other != name}
-        says(f"Port {port}", name, result=cluster_up(PATH=pretended(tmp_path), **free, **{name: port}))
+        free = {other: "0" for other in compose.PORTS if other != name}
+        says(
+            f"Port {port}",
+            name,
+            result=cluster_up(PATH=pretended(tmp_path), **free, **{name: port}),
+        )
 
 
 @pytest.mark.badinput
 def test_a_build_that_fails_is_one_sentence_too(tmp_path):
-    says("could not be built", result=cluster_up(PATH=pretended(tmp_path), **dict.fromkeys(cluster.PORTS, "0")))
+    says(
+        "could not be built",
+        result=cluster_up(
+            PATH=pretended(tmp_path), **dict.fromkeys(compose.PORTS, "0")
+        ),
+    )
 
 
 @pytest.mark.badinput
 @pytest.mark.parametrize("wrong", ["many", "70000", "-1"])
 def test_a_port_that_is_none(tmp_path, wrong):
-    says("LAB_PORT", wrong, "65535", result=cluster_up(PATH=pretended(tmp_path), LAB_PORT=wrong))
+    says(
+        "LAB_PORT",
+        wrong,
+        "65535",
+        result=cluster_up(PATH=pretended(tmp_path), LAB_PORT=wrong),
+    )

@@ -1,4 +1,6 @@
-"""The data set and the design matrix: what they hold, and what happens when a file is damaged."""
+"""The data set and the design matrix: what they hold, and what happens when a file is
+damaged.
+"""
 
 import os
 import resource
@@ -67,7 +69,9 @@ def test_encoding_ignores_the_test_rows():
     changed.loc[test, "distance"] = 1
     changed.loc[test, "carrier"] = "XX"
     train = ~test
-    pd.testing.assert_frame_equal(data.encode(frame)[train], data.encode(changed)[train])
+    pd.testing.assert_frame_equal(
+        data.encode(frame)[train], data.encode(changed)[train]
+    )
 
 
 def test_keys_lead_back_to_the_flights():
@@ -79,14 +83,19 @@ def test_keys_lead_back_to_the_flights():
 
 
 def test_scheduled_is_live_without_the_delay():
-    scheduled, live = data.design_matrix("scheduled", "tiny"), data.design_matrix("live", "tiny")
+    scheduled, live = (
+        data.design_matrix("scheduled", "tiny"),
+        data.design_matrix("live", "tiny"),
+    )
     assert [*scheduled.columns, "dep_delay"] == live.columns
     assert (scheduled.X_train == live.X_train[:, :-1]).all()
 
 
 def test_matrix_is_saved_once(tmp_path, monkeypatch):
     first = data.design_matrix("scheduled", "tiny")
-    monkeypatch.setattr(data, "features", lambda *_: pytest.fail("the saved matrix was not used"))
+    monkeypatch.setattr(
+        data, "features", lambda *_: pytest.fail("the saved matrix was not used")
+    )
     assert (data.design_matrix("scheduled", "tiny").X_train == first.X_train).all()
 
 
@@ -94,14 +103,19 @@ def test_shuffled_labels_leave_nothing_to_learn(monkeypatch):
     monkeypatch.setenv("WORKSHOP_SHUFFLE_LABELS", "1")
     m = data.design_matrix("live", "tiny")
     model = LogisticRegression(max_iter=200).fit(m.X_train, m.y_train)
-    assert abs(roc_auc_score(m.y_test, model.predict_proba(m.X_test)[:, 1]) - 0.5) < 0.03
+    assert (
+        abs(roc_auc_score(m.y_test, model.predict_proba(m.X_test)[:, 1]) - 0.5) < 0.03
+    )
     assert m.y_train.mean() == pytest.approx(0.245, abs=0.01)
 
 
 @pytest.mark.badinput
 def test_missing_table(copied_data):
     (copied_data / "planes.parquet").unlink()
-    with pytest.raises(data.DataError, match=r"planes.parquet is missing: restore it with `git checkout"):
+    with pytest.raises(
+        data.DataError,
+        match=r"planes.parquet is missing: restore it with `git checkout",
+    ):
         data.table("planes")
 
 
@@ -111,7 +125,10 @@ def test_damaged_table(copied_data):
     content = bytearray(file.read_bytes())
     content[1000] ^= 1
     file.write_bytes(content)
-    with pytest.raises(data.DataError, match=r"weather.parquet is damaged .* restore it with `git checkout"):
+    with pytest.raises(
+        data.DataError,
+        match=r"weather.parquet is damaged .* restore it with `git checkout",
+    ):
         data.table("weather")
 
 
@@ -129,24 +146,35 @@ def test_wrong_names():
 def test_a_table_cut_short(copied_data):
     file = copied_data / "flights.parquet"
     file.write_bytes(file.read_bytes()[:100_000])
-    with pytest.raises(data.DataError, match=r"flights.parquet is damaged .* restore it with `git checkout"):
+    with pytest.raises(
+        data.DataError,
+        match=r"flights.parquet is damaged .* restore it with `git checkout",
+    ):
         data.labelled_flights()
 
 
 @pytest.mark.badinput
 def test_a_table_with_other_columns(copied_data):
     pd.DataFrame({"arrival": [3]}).to_parquet(copied_data / "flights.parquet")
-    with pytest.raises(data.DataError, match=r"flights.parquet is damaged .* restore it with `git checkout"):
+    with pytest.raises(
+        data.DataError,
+        match=r"flights.parquet is damaged .* restore it with `git checkout",
+    ):
         data.features()
 
 
 @pytest.mark.badinput
-@pytest.mark.parametrize("text", [None, "", "three words here\n"], ids=["missing", "empty", "damaged"])
+@pytest.mark.parametrize(
+    "text", [None, "", "three words here\n"], ids=["missing", "empty", "damaged"]
+)
 def test_without_checksums_nothing_is_read(copied_data, text):
     (copied_data / "SHA256SUMS").unlink()
     if text is not None:
         (copied_data / "SHA256SUMS").write_text(text)
-    with pytest.raises(data.DataError, match="data/SHA256SUMS is missing or damaged: restore it with `git checkout"):
+    with pytest.raises(
+        data.DataError,
+        match="data/SHA256SUMS is missing or damaged: restore it with `git checkout",
+    ):
         data.table("airlines")
 
 
@@ -154,13 +182,18 @@ def test_without_checksums_nothing_is_read(copied_data, text):
 @pytest.mark.parametrize("name", ["columns.json", "X_test.npy", "y_train.npy"])
 def test_a_saved_matrix_cut_short(tmp_path, monkeypatch, name):
     data.design_matrix("live", "tiny")
-    shutil.copytree(settings.build_dir() / "matrix", tmp_path / "matrix", copy_function=os.link)
+    shutil.copytree(
+        settings.build_dir() / "matrix", tmp_path / "matrix", copy_function=os.link
+    )
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path))
     (file,) = data._saved_matrix().glob(name)
     content = file.read_bytes()
     file.unlink()
     file.write_bytes(content[: len(content) // 2])
-    with pytest.raises(data.DataError, match=r"saved design matrix is damaged: delete .*matrix.* and run this again"):
+    with pytest.raises(
+        data.DataError,
+        match=r"saved design matrix is damaged: delete .*matrix.* and run this again",
+    ):
         data.design_matrix("live", "tiny")
     shutil.rmtree(tmp_path / "matrix")
 
@@ -172,7 +205,9 @@ def test_no_room_for_the_matrix_leaves_nothing_behind(tmp_path, monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
     try:
-        with pytest.raises(data.DataError, match=r"design matrix cannot be saved in .*matrix"):
+        with pytest.raises(
+            data.DataError, match=r"design matrix cannot be saved in .*matrix"
+        ):
             data.design_matrix("live", "tiny")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -185,9 +220,24 @@ def test_no_room_for_the_matrix_leaves_nothing_behind(tmp_path, monkeypatch):
     [
         ("WORKSHOP_SCALE", "huge", settings.scale, "use one of tiny, full"),
         ("WORKSHOP_DEVICE", "tpu", settings.device, "use one of cpu, gpu"),
-        ("WORKSHOP_SPARK_MASTER", "here:7077", settings.spark_master, "is no master URL, as spark://"),
-        ("WORKSHOP_SERVICE_DRAIN", "61", settings.service_drain, "whole number from 0 to 60"),
-        ("WORKSHOP_SERVICE_MAX_AGE", "old", settings.service_max_age, "whole number from 1 to 86400"),
+        (
+            "WORKSHOP_SPARK_MASTER",
+            "here:7077",
+            settings.spark_master,
+            "is no master URL, as spark://",
+        ),
+        (
+            "WORKSHOP_SERVICE_DRAIN",
+            "61",
+            settings.service_drain,
+            "whole number from 0 to 60",
+        ),
+        (
+            "WORKSHOP_SERVICE_MAX_AGE",
+            "old",
+            settings.service_max_age,
+            "whole number from 1 to 86400",
+        ),
         ("WORKSHOP_BUILD", __file__, settings.build_dir, "is no folder: name one"),
     ],
 )

@@ -1,27 +1,41 @@
-"""The pages beside the lessons tell the truth: files exist, lessons are listed, pictures are the lessons' own."""
+"""The pages beside the lessons tell the truth: files exist, lessons are listed,
+pictures are the lessons' own.
+"""
 
 import ast
 import re
 
 import pytest
 
-import pictures
-import timing
-from helpers import data, lessons, settings
+from helpers import data, settings
+from tools import lessons, pictures, timing
 
-PAGES = [settings.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "docker/README.md")]
-PAGES += [settings.ROOT / name for name in ("INSTRUCTOR.md", "ARCHITECTURE.md", "SECURITY.md")]
+PAGES = [
+    settings.ROOT / name
+    for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "docker/README.md")
+]
+PAGES += [
+    settings.ROOT / name for name in ("INSTRUCTOR.md", "ARCHITECTURE.md", "SECURITY.md")
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_local_links_lead_somewhere(page):
-    links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
+    links = [
+        link
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text())
+        if "://" not in link
+    ]
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_every_lesson_is_in_the_readme():
     text = PAGES[0].read_text()
-    assert [lesson.name for lesson in lessons.notebooks() if f"notebooks/{lesson.name}" not in text] == []
+    assert [
+        lesson.name
+        for lesson in lessons.notebooks()
+        if f"notebooks/{lesson.name}" not in text
+    ] == []
     listed = re.findall(r"notebooks/(\w+\.ipynb)", text)
     assert sorted(listed) == [lesson.name for lesson in lessons.notebooks()]
 
@@ -37,7 +51,11 @@ def test_the_data_card_has_the_right_counts(name):
     card, table = PAGES[2].read_text(), data.table(name)
     assert f"| {name}.parquet | {len(table):,} |" in card
     missing = {f"{count:,}" for count in table.isna().sum() if count}
-    assert [count for count in missing if not re.search(rf"(?<![\d,]){count}(?![\d,])", card)] == []
+    assert [
+        count
+        for count in missing
+        if not re.search(rf"(?<![\d,]){count}(?![\d,])", card)
+    ] == []
 
 
 def test_the_settings_that_the_readme_names_exist():
@@ -50,7 +68,9 @@ def test_the_settings_that_the_readme_names_exist():
 def agendas():
     text = (settings.ROOT / "INSTRUCTOR.md").read_text()
     tables = re.findall(r"\| part \| minutes \|\n\|[-|]+\|\n((?:\|.*\n)+)", text)
-    return [re.findall(r"\| \**([^|*]+?)\** \| \**(\d+)\** \|", rows) for rows in tables]
+    return [
+        re.findall(r"\| \**([^|*]+?)\** \| \**(\d+)\** \|", rows) for rows in tables
+    ]
 
 
 @pytest.mark.parametrize("agenda", agendas(), ids=len)
@@ -59,17 +79,27 @@ def test_agendas_add_up_and_give_lessons_their_minutes(agenda):
     for name, minutes in agenda:
         parts[name] = parts.get(name, 0) + int(minutes)
     assert parts.pop("together") == sum(parts.values())
-    planned = {lesson.stem: lesson for lesson in lessons.notebooks() if lesson.stem in parts}
-    assert planned
-    assert {name: timing.minutes(**timing.effort(file)) for name, file in planned.items()} == {
-        name: parts[name] for name in planned
+    planned = {
+        lesson.stem: lesson for lesson in lessons.notebooks() if lesson.stem in parts
     }
+    assert planned
+    assert {
+        name: timing.minutes(**timing.effort(file)) for name, file in planned.items()
+    } == {name: parts[name] for name in planned}
 
 
 def test_the_messages_that_the_instructor_looks_up_exist():
-    text = (settings.ROOT / "INSTRUCTOR.md").read_text().split("## When something fails")[1]
+    text = (
+        (settings.ROOT / "INSTRUCTOR.md")
+        .read_text()
+        .split("## When something fails")[1]
+    )
     messages = re.findall(r"^\| `([^`]+)` \|", text, flags=re.M)
-    sources = [file.read_text() for folder in ("helpers", "scripts") for file in (settings.ROOT / folder).glob("*.py")]
+    sources = [
+        file.read_text()
+        for folder in ("helpers", "scripts")
+        for file in (settings.ROOT / folder).glob("*.py")
+    ]
     code = re.sub(r'"\s*f?"', "", "\n".join(sources))
     assert len(messages) > 10
     assert [message for message in messages if message not in code] == []
@@ -79,8 +109,13 @@ def defined(module):
     """Names at the top of a module, without importing it."""
     names = set()
     for node in ast.parse(module.read_text()).body:
-        targets = [*getattr(node, "targets", []), *([node.target] if isinstance(node, ast.AnnAssign) else [])]
-        names |= {getattr(node, "name", None)} | {getattr(target, "id", None) for target in targets}
+        targets = [
+            *getattr(node, "targets", []),
+            *([node.target] if isinstance(node, ast.AnnAssign) else []),
+        ]
+        names |= {getattr(node, "name", None)} | {
+            getattr(target, "id", None) for target in targets
+        }
     return names
 
 
@@ -88,15 +123,21 @@ def defined(module):
 def test_the_files_and_functions_that_a_document_names_exist(name):
     text = (settings.ROOT / name).read_text()
     wrong = []
-    for package, module, attribute in re.findall(r"\b(helpers|service|scripts)\.([a-z_]+)(?:\.(\w+))?", text):
+    for package, module, attribute in re.findall(
+        r"\b(helpers|service|scripts)\.([a-z_]+)(?:\.(\w+))?", text
+    ):
         file = settings.ROOT / package / f"{module}.py"
         if not file.exists() or (attribute and attribute not in defined(file)):
             wrong.append(f"{package}.{module}.{attribute}")
     folders = "data|docker|docs|helpers|jvm|k8s|scripts|service|tests"
-    files = re.findall(rf"`((?:(?:{folders}|\.devcontainer)/[\w./-]*|[\w-]+\.toml|Makefile))`", text)
+    files = re.findall(
+        rf"`((?:(?:{folders}|\.devcontainer)/[\w./-]*|[\w-]+\.toml|Makefile))`", text
+    )
     wrong += [file for file in files if not (settings.ROOT / file).exists()]
     assert wrong == []
-    made = set(re.findall(r"^([a-z-]+):", (settings.ROOT / "Makefile").read_text(), flags=re.M))
+    made = set(
+        re.findall(r"^([a-z-]+):", (settings.ROOT / "Makefile").read_text(), flags=re.M)
+    )
     called = set(re.findall(r"(?:`|^ +|&& )make ([a-z-]+)", text, flags=re.M))
     assert called
     assert called - made == set()

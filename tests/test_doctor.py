@@ -1,4 +1,6 @@
-"""The preflight: one line a check, the remedy in it, and exit code 1 when something is missing."""
+"""The preflight: one line a check, the remedy in it, and exit code 1 when something is
+missing.
+"""
 
 import socket
 import subprocess
@@ -8,7 +10,9 @@ from collections import namedtuple
 import psutil
 import pytest
 
-from helpers import data, doctor, jvm, settings
+from helpers import data, settings
+from helpers.java import artefacts, jdk
+from tools import doctor
 
 Usage = namedtuple("Usage", "total used free")
 Memory = namedtuple("Memory", "available")
@@ -19,7 +23,12 @@ def line(output, name):
 
 
 def test_this_machine_is_healthy():
-    done = subprocess.run([sys.executable, "-m", "helpers.doctor"], cwd=settings.ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.doctor"],
+        cwd=settings.ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout
     assert len(done.stdout.splitlines()) == len(doctor.CHECKS)
 
@@ -27,14 +36,22 @@ def test_this_machine_is_healthy():
 def test_the_disk_is_the_build_folder_s(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "not" / "there" / "yet"))
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: asked.append(folder) or Usage(10, 0, 1e12))
+    monkeypatch.setattr(
+        doctor.shutil,
+        "disk_usage",
+        lambda folder: asked.append(folder) or Usage(10, 0, 1e12),
+    )
     doctor.disk()
     assert asked == [tmp_path]
 
 
 def wrong_python(patch):
     version = namedtuple("version_info", "major minor micro")(3, 12, 1)
-    patch.setattr(doctor, "sys", namedtuple("sys", "version_info version")(version, "3.12.1 (main)"))
+    patch.setattr(
+        doctor,
+        "sys",
+        namedtuple("sys", "version_info version")(version, "3.12.1 (main)"),
+    )
 
 
 def stale_package(patch):
@@ -50,11 +67,11 @@ def full_disk(patch):
 
 
 def no_java(patch):
-    patch.setattr(jvm, "_candidates", list)
+    patch.setattr(jdk, "_candidates", list)
 
 
 def no_jars(patch):
-    patch.setattr(jvm, "missing", lambda: ["ignite"])
+    patch.setattr(artefacts, "missing", lambda: ["ignite"])
 
 
 def no_data(patch):
@@ -76,13 +93,19 @@ def odd_scale(patch):
         (little_memory, "memory", "3.2 GB are free, 4 are needed: close programs"),
         (full_disk, "disk", "1.0 GB are free, 3 are needed"),
         (no_java, "Java", "Java 17 is needed, and none was found: install it"),
-        (no_jars, "artefacts", "jars of ignite are missing or damaged: run `make setup`"),
+        (
+            no_jars,
+            "artefacts",
+            "jars of ignite are missing or damaged: run `make setup`",
+        ),
         (no_data, "data", "flights.parquet is damaged: restore it"),
         (odd_scale, "scale", "Unknown scale 'huge': use one of tiny, full."),
     ],
 )
 @pytest.mark.badinput
-def test_each_trouble_is_named_with_its_remedy(monkeypatch, capsys, trouble, check, words):
+def test_each_trouble_is_named_with_its_remedy(
+    monkeypatch, capsys, trouble, check, words
+):
     trouble(monkeypatch)
     assert doctor.main() == 1
     found = line(capsys.readouterr().out, check)

@@ -1,4 +1,6 @@
-"""One version of everything: pyproject, the lock, conda's file, CI and what is installed agree."""
+"""One version of everything: pyproject, the lock, conda's file, CI and what is
+installed agree.
+"""
 
 import re
 import sys
@@ -8,7 +10,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from helpers import doctor, jvm, settings
+from helpers import settings
+from helpers.java import jdk
+from tools import doctor
 
 LOCK = (settings.ROOT / "requirements.txt").read_text()
 LOCKED = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", LOCK, flags=re.M))
@@ -33,28 +37,41 @@ def test_everything_locked_has_hashes():
 
 
 def test_installed_packages_are_the_locked_ones():
-    locked = [Requirement(line.split(" \\")[0]) for line in LOCK.splitlines() if re.match(r"[\w.-]+==", line)]
+    locked = [
+        Requirement(line.split(" \\")[0])
+        for line in LOCK.splitlines()
+        if re.match(r"[\w.-]+==", line)
+    ]
     here = [pin for pin in locked if pin.marker is None or pin.marker.evaluate()]
     assert len(here) > 100
     different = {
-        pin.name: metadata.version(pin.name) for pin in here if metadata.version(pin.name) not in pin.specifier
+        pin.name: metadata.version(pin.name)
+        for pin in here
+        if metadata.version(pin.name) not in pin.specifier
     }
     assert different == {}
 
 
 def test_conda_gets_the_same_versions():
     conda = yaml.safe_load((settings.ROOT / "environment.yml").read_text())
-    assert f"python={sys.version_info.major}.{sys.version_info.minor}" in conda["dependencies"]
-    assert f"openjdk={jvm.JAVA}" in conda["dependencies"]
+    assert (
+        f"python={sys.version_info.major}.{sys.version_info.minor}"
+        in conda["dependencies"]
+    )
+    assert f"openjdk={jdk.JAVA}" in conda["dependencies"]
     assert "maven" in conda["dependencies"]
     assert {"pip": ["-r requirements.txt"]} in conda["dependencies"]
 
 
 def test_ci_uses_the_same_versions():
-    steps = yaml.safe_load((settings.ROOT / ".github/workflows/test.yml").read_text())["jobs"]["test"]["steps"]
-    given = {key: value for step in steps for key, value in step.get("with", {}).items()}
+    steps = yaml.safe_load((settings.ROOT / ".github/workflows/test.yml").read_text())[
+        "jobs"
+    ]["test"]["steps"]
+    given = {
+        key: value for step in steps for key, value in step.get("with", {}).items()
+    }
     assert given["python-version"] == "3.11"
-    assert given["java-version"] == str(jvm.JAVA)
+    assert given["java-version"] == str(jdk.JAVA)
     assert {"run": ".ci/run"} in steps
 
 
@@ -67,4 +84,7 @@ def test_the_lessons_name_the_version_in_use():
 
 def test_the_kafka_connector_is_the_one_of_this_spark():
     pom = (settings.JVM / "pom.xml").read_text()
-    assert re.search(r"<spark\.version>(.+)</spark\.version>", pom)[1] == doctor.locked_versions()["pyspark"]
+    assert (
+        re.search(r"<spark\.version>(.+)</spark\.version>", pom)[1]
+        == doctor.locked_versions()["pyspark"]
+    )

@@ -1,4 +1,6 @@
-"""The kernel of each lesson killed at a random moment: nothing is left running, and the lesson runs again at once."""
+"""The kernel of each lesson killed at a random moment: nothing is left running, and the
+lesson runs again at once.
+"""
 
 import os
 import signal
@@ -13,24 +15,32 @@ from conftest import FAULT_SECONDS, the_only_run
 from jupyter_client import KernelManager
 from watch import below, until
 
-from helpers import lessons, settings
+from helpers import settings
+from tools import lessons
 
 pytestmark = [pytest.mark.faults, pytest.mark.lessons]
 STEMS = [notebook.stem for notebook in lessons.notebooks()]
-MARK = "WORKSHOP_TEST_MARK"  # in the environment of the kernel, and so of all that it starts
+MARK = (  # in the environment of the kernel, and so of all that it starts
+    "WORKSHOP_TEST_MARK"
+)
 GONE_SECONDS = 30  # what a lesson has started has ended by then
 
 
 class Lesson:
-    """A lesson in a kernel of its own, at scale tiny, run cell by cell; `pid` is the kernel's."""
+    """A lesson in a kernel of its own, at scale tiny, run cell by cell; `pid` is the
+    kernel's.
+    """
 
     def __init__(self, stem):
         notebook = nbformat.read(settings.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
-        self.cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        self.cells = [
+            cell.source for cell in notebook.cells if cell.cell_type == "code"
+        ]
         self.mark = uuid.uuid4().hex
         self.kernel = KernelManager(kernel_name="python3")
         self.kernel.start_kernel(
-            cwd=str(settings.NOTEBOOKS), env=os.environ | {"WORKSHOP_SCALE": "tiny", MARK: self.mark}
+            cwd=str(settings.NOTEBOOKS),
+            env=os.environ | {"WORKSHOP_SCALE": "tiny", MARK: self.mark},
         )
         self.pid = self.kernel.provisioner.pid
         self.client = self.kernel.blocking_client()
@@ -39,11 +49,15 @@ class Lesson:
         self._started = set()
 
     def run_into(self, last):
-        """Begin cell `last` after all before it, or stop waiting where the time is up; the cell that is running."""
+        """Begin cell `last` after all before it, or stop waiting where the time is up;
+        the cell that is running.
+        """
         end = time.monotonic() + FAULT_SECONDS
         for number, source in enumerate(self.cells[:last]):
             try:
-                reply = self.client.execute(source, reply=True, timeout=max(end - time.monotonic(), 0.1))
+                reply = self.client.execute(
+                    source, reply=True, timeout=max(end - time.monotonic(), 0.1)
+                )
             except TimeoutError:
                 return number
             assert reply["content"]["status"] == "ok", reply["content"].get("evalue")
@@ -51,13 +65,19 @@ class Lesson:
         return last
 
     def note(self):
-        """Remember what runs below the kernel now: not all of it keeps the kernel's environment."""
+        """Remember what runs below the kernel now: not all of it keeps the kernel's
+        environment.
+        """
         self._started = set(below(self.pid))
         return len(self._started)
 
     def left(self):
         """What still runs of all that the lesson has started."""
-        marked = {process for process in psutil.process_iter() if environment(process).get(MARK) == self.mark}
+        marked = {
+            process
+            for process in psutil.process_iter()
+            if environment(process).get(MARK) == self.mark
+        }
         return {process for process in marked | self._started if lives(process)}
 
 
@@ -89,18 +109,27 @@ def started(stem):
 def run_to_a_random_moment(lesson, chance):
     reached = lesson.run_into(chance.randrange(len(lesson.cells)))
     time.sleep(chance.random())  # the moment itself
-    print(f"in code cell {reached + 1} of {len(lesson.cells)}, with {lesson.note()} processes below the kernel")
+    print(
+        f"in code cell {reached + 1} of {len(lesson.cells)}, with {lesson.note()}"
+        " processes below the kernel"
+    )
 
 
 def nothing_is_left(lesson):
     began = time.monotonic()
     gone = until(lambda: not lesson.left(), GONE_SECONDS)
-    print(f"all gone after {time.monotonic() - began:.1f} s" if gone else "something is left")
+    print(
+        f"all gone after {time.monotonic() - began:.1f} s"
+        if gone
+        else "something is left"
+    )
     return [" ".join(process.cmdline())[:300] for process in lesson.left()] == []
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_a_killed_kernel_leaves_nothing_running_and_the_lesson_runs_again_at_once(stem, chance, last_try, executed):
+def test_a_killed_kernel_leaves_nothing_running_and_the_lesson_runs_again_at_once(
+    stem, chance, last_try, executed
+):
     """Each next try runs into the lesson again; after the last one all of it is run."""
     with started(stem) as lesson:
         run_to_a_random_moment(lesson, chance)
@@ -122,8 +151,12 @@ def test_an_interrupted_lesson_still_answers_and_ends_with_its_kernel(chance):
         run_to_a_random_moment(lesson, chance)
         lesson.kernel.interrupt_kernel()
         reply = lesson.client.execute("1 + 1", reply=True, timeout=60)
-        assert reply["content"]["status"] in ("ok", "aborted")  # aborted: it was waiting behind the interrupted cell
-        assert lesson.client.execute("1 + 1", reply=True, timeout=60)["content"]["status"] == "ok"
+        # aborted: it was waiting behind the interrupted cell
+        assert reply["content"]["status"] in ("ok", "aborted")
+        assert (
+            lesson.client.execute("1 + 1", reply=True, timeout=60)["content"]["status"]
+            == "ok"
+        )
         lesson.note()
         lesson.kernel.shutdown_kernel()
         assert nothing_is_left(lesson)

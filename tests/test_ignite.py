@@ -1,4 +1,6 @@
-"""Ignite's helper: ready by state, safe clients, clear refusals, and nothing left running after any fault."""
+"""Ignite's helper: ready by state, safe clients, clear refusals, and nothing left
+running after any fault.
+"""
 
 import os
 import signal
@@ -21,8 +23,12 @@ from pyignite.datatypes.cluster_state import ClusterState
 from pyignite.exceptions import AuthenticationError, ReconnectError
 from watch import below, nothing_left, open_to_the_world, until
 
-from helpers import certificates, ignite, ignite_client, settings
-from helpers.processes import ProcessError, listening
+from helpers import settings
+from helpers.ignite import certificates
+from helpers.ignite import client as ignite_client
+from helpers.ignite import nodes as ignite
+from helpers.processes.child import ProcessError
+from helpers.processes.ports import listening
 
 HEAP = 160
 
@@ -30,7 +36,10 @@ HEAP = 160
 # ---- without nodes
 
 
-@pytest.mark.parametrize("value", [1, 2.5, "B6", b"x", True, [1.0, 2.0], ["a"], (5, LongObject), 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize(
+    "value",
+    [1, 2.5, "B6", b"x", True, [1.0, 2.0], ["a"], (5, LongObject), 2**63 - 1, -(2**63)],
+)
 def test_storable_lets_through_what_comes_back_unchanged(value):
     assert ignite_client.storable(value) is value
 
@@ -66,7 +75,9 @@ def test_settings_read_addresses(monkeypatch):
     assert settings.ignite() == []
 
 
-@pytest.mark.parametrize("wrong", ["one", "one:", ":10800", "one:port", "one:0", "one:99999"])
+@pytest.mark.parametrize(
+    "wrong", ["one", "one:", ":10800", "one:port", "one:0", "one:99999"]
+)
 @pytest.mark.badinput
 def test_settings_refuse_wrong_addresses(monkeypatch, wrong):
     monkeypatch.setenv("WORKSHOP_IGNITE", wrong)
@@ -76,7 +87,10 @@ def test_settings_refuse_wrong_addresses(monkeypatch, wrong):
 
 def test_nodes_listen_where_the_cluster_of_spark_reaches_them(monkeypatch):
     monkeypatch.setenv("WORKSHOP_DRIVER_HOST", "127.0.0.2")
-    with ignite.cluster(nodes=1, heap=128, region=64, local=True) as cluster, cluster.clients() as clients:
+    with (
+        ignite.cluster(nodes=1, heap=128, region=64, local=True) as cluster,
+        cluster.clients() as clients,
+    ):
         [(host, port)] = cluster.addresses
         assert host == "127.0.0.2"
         assert clients.get().get_cluster()
@@ -88,19 +102,28 @@ def test_keys_of_the_certificates_are_private(tmp_path):
     first, second = certificates.make(tmp_path / "a"), certificates.make(tmp_path / "b")
     assert first != second
     assert (tmp_path / "a").stat().st_mode & 0o077 == 0
-    assert (tmp_path / "a" / "ca.pem").read_bytes() != (tmp_path / "b" / "ca.pem").read_bytes()
+    assert (tmp_path / "a" / "ca.pem").read_bytes() != (
+        tmp_path / "b" / "ca.pem"
+    ).read_bytes()
 
 
 @pytest.mark.badinput
 def test_authentication_needs_persistence():
-    with pytest.raises(ValueError, match="persistent"), ignite.cluster(nodes=1, authentication=True, local=True):
+    with (
+        pytest.raises(ValueError, match="persistent"),
+        ignite.cluster(nodes=1, authentication=True, local=True),
+    ):
         pass
 
 
 @pytest.mark.badinput
 def test_too_many_nodes_for_this_machine():
     nodes = int(psutil.virtual_memory().total / 1e6 / 256) + 1
-    with nothing_left(), pytest.raises(ProcessError, match="are free"), ignite.cluster(nodes=nodes, local=True):
+    with (
+        nothing_left(),
+        pytest.raises(ProcessError, match="are free"),
+        ignite.cluster(nodes=nodes, local=True),
+    ):
         pass
 
 
@@ -110,7 +133,10 @@ def test_port_taken():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with nothing_left(), pytest.raises(ProcessError, match=f"Port {port}.*Ignite node 0"):
+        with (
+            nothing_left(),
+            pytest.raises(ProcessError, match=f"Port {port}.*Ignite node 0"),
+        ):
             ignite.cluster(nodes=1, port=port, local=True).__enter__()
 
 
@@ -137,7 +163,9 @@ def test_ready_means_that_every_node_sees_all(pair):
 @pytest.mark.badinput
 @pytest.mark.security
 def test_clusters_side_by_side_do_not_meet(pair):
-    with ignite.cluster(nodes=1, heap=HEAP, region=64, name="other", local=True) as other:
+    with ignite.cluster(
+        nodes=1, heap=HEAP, region=64, name="other", local=True
+    ) as other:
         assert other.servers_seen(0) == 1
         assert not set(other.addresses) & set(pair.addresses)
         assert open_to_the_world() == []
@@ -152,11 +180,15 @@ def test_clusters_side_by_side_do_not_meet(pair):
 
 @pytest.mark.ignite
 def test_settings_name_an_external_cluster(pair, monkeypatch):
-    monkeypatch.setenv("WORKSHOP_IGNITE", ",".join(f"{host}:{port}" for host, port in pair.addresses))
+    monkeypatch.setenv(
+        "WORKSHOP_IGNITE", ",".join(f"{host}:{port}" for host, port in pair.addresses)
+    )
     before = below()
     with ignite.cluster(nodes=3) as external:
         assert external.addresses == pair.addresses
-        assert next(external.clients().get().sql("SELECT COUNT(*) FROM SYS.NODES"))[0] == 2
+        assert (
+            next(external.clients().get().sql("SELECT COUNT(*) FROM SYS.NODES"))[0] == 2
+        )
         assert below() == before
         with pytest.raises(ProcessError, match="not ours"):
             external.kill(0)
@@ -172,7 +204,9 @@ def test_each_thread_has_its_own_connection(pair):
 
         def read():
             seen.append(id(clients.get()))
-            wrong.extend(n for n in range(200) if clients.cache("THREADS").get(n) != n * 10)
+            wrong.extend(
+                n for n in range(200) if clients.cache("THREADS").get(n) != n * 10
+            )
 
         threads = [threading.Thread(target=read) for _ in range(4)]
         for thread in threads:
@@ -234,7 +268,8 @@ def test_what_pyignite_spoils_is_what_storable_refuses(pair):
         cache = clients.get().get_or_create_cache("TRAPS")
         for value, returned in (({"a": 1}, ["a"]), ((1, 2), [1, 2]), (2**70, 0)):
             cache.put("k", value)
-            assert cache.get("k") == returned  # when this fails, pyignite has been mended: adapt storable
+            # when this fails, pyignite has been mended: adapt storable
+            assert cache.get("k") == returned
 
 
 @pytest.mark.ignite
@@ -280,19 +315,29 @@ def test_a_node_that_dies_while_starting_takes_the_others_along(monkeypatch):
 def test_a_killed_node_takes_no_key_with_a_backup_along(chance):
     victim = chance.randrange(3)
     with (
-        ignite.cluster(nodes=3, heap=HEAP, region=64, name="killed", local=True) as cluster,
+        ignite.cluster(
+            nodes=3, heap=HEAP, region=64, name="killed", local=True
+        ) as cluster,
         cluster.clients() as clients,
     ):
         wanted = {number: number + 1 for number in range(3000)}
         for backups in (0, 1):
             settings_of = {pyignite.datatypes.prop_codes.PROP_NAME: f"B{backups}"}
             settings_of[pyignite.datatypes.prop_codes.PROP_BACKUPS_NUMBER] = backups
-            all_copies = pyignite.datatypes.cache_config.WriteSynchronizationMode.FULL_SYNC  # not only the primary
-            settings_of[pyignite.datatypes.prop_codes.PROP_WRITE_SYNCHRONIZATION_MODE] = all_copies
+            # not only the primary
+            all_copies = (
+                pyignite.datatypes.cache_config.WriteSynchronizationMode.FULL_SYNC
+            )
+            settings_of[
+                pyignite.datatypes.prop_codes.PROP_WRITE_SYNCHRONIZATION_MODE
+            ] = all_copies
             clients.get().create_cache(settings_of).put_all(wanted)
         cluster.kill(victim)
         assert cluster.alive() == [number for number in range(3) if number != victim]
-        found = [clients.read(lambda _, n=n: clients.cache(f"B{n}").get_all(list(wanted))) for n in (0, 1)]
+        found = [
+            clients.read(lambda _, n=n: clients.cache(f"B{n}").get_all(list(wanted)))
+            for n in (0, 1)
+        ]
         assert found[1] == wanted
         assert 0 < len(found[0]) < len(wanted)
         cluster.start_node(victim)
@@ -301,8 +346,12 @@ def test_a_killed_node_takes_no_key_with_a_backup_along(chance):
 
 @pytest.mark.ignite
 @pytest.mark.faults
-def test_a_whole_cluster_killed_while_it_is_written_to_has_every_key_that_it_confirmed(chance):
-    with ignite.cluster(nodes=2, heap=HEAP, region=64, persistent=True, name="whole", local=True) as cluster:
+def test_a_whole_cluster_killed_while_it_is_written_to_has_every_key_that_it_confirmed(
+    chance,
+):
+    with ignite.cluster(
+        nodes=2, heap=HEAP, region=64, persistent=True, name="whole", local=True
+    ) as cluster:
         cluster.clients().get().get_cluster().set_state(ClusterState.ACTIVE)
         cache, confirmed = cluster.clients().get().create_cache("KEPT"), []
 
@@ -332,14 +381,23 @@ def test_a_whole_cluster_killed_while_it_is_written_to_has_every_key_that_it_con
 def test_the_vault_lets_in_only_those_who_may_and_survives_a_crash(tmp_path):
     entry = {"username": "ignite", "password": "ignite"}
     with ignite.cluster(
-        nodes=1, heap=HEAP, region=64, persistent=True, authentication=True, tls=True, name="vault", local=True
+        nodes=1,
+        heap=HEAP,
+        region=64,
+        persistent=True,
+        authentication=True,
+        tls=True,
+        name="vault",
+        local=True,
     ) as vault:
         client = vault.clients(**entry).get()
         client.get_cluster().set_state(ClusterState.ACTIVE)
         password = vault._secrets["WORKSHOP_TLS_PASSWORD"]
         assert password not in " ".join(psutil.Process(vault.nodes[0].pid).cmdline())
         assert password not in vault.nodes[0].output()
-        client.get_or_create_cache("KEPT").put_all({number: number for number in range(500)})
+        client.get_or_create_cache("KEPT").put_all(
+            {number: number for number in range(500)}
+        )
 
         certificates.make(tmp_path / "other")
         stranger = certificates.client_options(tmp_path / "other")
@@ -349,7 +407,9 @@ def test_the_vault_lets_in_only_those_who_may_and_survives_a_crash(tmp_path):
             (stranger | entry, ReconnectError),
             (entry | {"use_ssl": False}, ReconnectError),
         ):
-            other = pyignite.Client(partition_aware=False, handshake_timeout=5.0, **options)
+            other = pyignite.Client(
+                partition_aware=False, handshake_timeout=5.0, **options
+            )
             with pytest.raises(error):
                 other._connect(vault.addresses)
             other.close()
@@ -358,7 +418,9 @@ def test_the_vault_lets_in_only_those_who_may_and_survives_a_crash(tmp_path):
         vault.start_again()
         client = vault.clients(**entry).get()
         assert until(lambda: client.get_cluster().get_state() == ClusterState.ACTIVE)
-        assert client.get_cache("KEPT").get_all(list(range(500))) == {number: number for number in range(500)}
+        assert client.get_cache("KEPT").get_all(list(range(500))) == {
+            number: number for number in range(500)
+        }
 
 
 def forward(source: socket.socket, port: int) -> None:
@@ -380,22 +442,32 @@ def forward(source: socket.socket, port: int) -> None:
 
 @pytest.mark.ignite
 @pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLS")
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux answers on all of 127.0.0.0/8")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux answers on all of 127.0.0.0/8"
+)
 @pytest.mark.security
 def test_a_certificate_for_another_host_is_refused():
     with (
-        ignite.cluster(nodes=1, heap=HEAP, region=64, tls=True, name="named", local=True) as named,
+        ignite.cluster(
+            nodes=1, heap=HEAP, region=64, tls=True, name="named", local=True
+        ) as named,
         socket.socket() as elsewhere,
     ):
         named.clients().get()  # 127.0.0.1 is in the certificate
         elsewhere.bind(("127.0.0.2", 0))
         elsewhere.listen()
-        threading.Thread(target=forward, args=(elsewhere, named.addresses[0][1]), daemon=True).start()
+        threading.Thread(
+            target=forward, args=(elsewhere, named.addresses[0][1]), daemon=True
+        ).start()
         address = [elsewhere.getsockname()]
-        careless = pyignite.Client(partition_aware=False, use_ssl=True, ssl_version=ssl.PROTOCOL_TLS)
+        careless = pyignite.Client(
+            partition_aware=False, use_ssl=True, ssl_version=ssl.PROTOCOL_TLS
+        )
         with careless.connect(address):  # pyignite as it is goes there
             assert careless.get_cluster().get_state() == ClusterState.ACTIVE
-        careful = pyignite.Client(partition_aware=False, handshake_timeout=5.0, **named.tls)
+        careful = pyignite.Client(
+            partition_aware=False, handshake_timeout=5.0, **named.tls
+        )
         with pytest.raises(ReconnectError):
             careful._connect(address)
         careful.close()
@@ -416,8 +488,14 @@ ORPHAN = """
 @pytest.mark.parametrize("end", ["killed", "failed cell"])
 def test_nothing_outlives_the_python_that_started_it(end):
     then = "time.sleep(300)" if end == "killed" else "raise ZeroDivisionError"
-    script = textwrap.dedent(ORPHAN).format(root=str(settings.ROOT), heap=HEAP, then=then)
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as python:
+    script = textwrap.dedent(ORPHAN).format(
+        root=str(settings.ROOT), heap=HEAP, then=then
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as python:
         lines = iter(python.stdout.readline, b"")
         pid = next(int(line) for line in lines if line.strip().isdigit())
         if end == "killed":

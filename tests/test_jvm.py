@@ -1,4 +1,6 @@
-"""Java and its artefacts: which Java is taken, what is said when there is none, how jars are fetched and verified."""
+"""Java and its artefacts: which Java is taken, what is said when there is none, how
+jars are fetched and verified.
+"""
 
 import http.server
 import os
@@ -13,12 +15,17 @@ from functools import partial
 
 import pytest
 
-import java_sums
-from helpers import class_archives, jvm, settings, spark
+from helpers import settings
+from helpers.java import artefacts, class_archives, jdk
+from helpers.java.jdk import JavaError
+from helpers.spark import runtime
+from tools import java_sums
 
 
 def fake_java(folder, version):
-    """A home whose `java -version` answers like a Java of that version; it is never asked anything else."""
+    """A home whose `java -version` answers like a Java of that version; it is never
+    asked anything else.
+    """
     java = folder / "bin" / "java"
     java.parent.mkdir(parents=True)
     java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")
@@ -33,7 +40,7 @@ def only_these(tmp_path, monkeypatch):
     def install(*versions):
         for version in versions:
             fake_java(tmp_path / "jdks" / version, version)
-        monkeypatch.setattr(jvm, "JAVA_HOMES", (str(tmp_path / "jdks" / "*"),))
+        monkeypatch.setattr(jdk, "JAVA_HOMES", (str(tmp_path / "jdks" / "*"),))
         monkeypatch.delenv("JAVA_HOME", raising=False)
         monkeypatch.setenv("PATH", str(tmp_path))
 
@@ -41,53 +48,60 @@ def only_these(tmp_path, monkeypatch):
 
 
 def test_the_real_java_is_17():
-    done = subprocess.run([jvm.java(), "-version"], capture_output=True, text=True)
+    done = subprocess.run([jdk.java(), "-version"], capture_output=True, text=True)
     assert 'version "17' in done.stderr
 
 
 def test_java_17_is_found_among_others(only_these, tmp_path):
     only_these("11.0.2", "17.0.15", "21.0.1", "1.8.0_412")
-    assert jvm.java_home() == tmp_path / "jdks" / "17.0.15"
+    assert jdk.java_home() == tmp_path / "jdks" / "17.0.15"
 
 
 def test_java_home_comes_first(only_these, tmp_path, monkeypatch):
     only_these("17.0.1")
     mine = fake_java(tmp_path / "mine", "17.0.9")
     monkeypatch.setenv("JAVA_HOME", str(mine))
-    assert jvm.java_home() == mine
+    assert jdk.java_home() == mine
 
 
 @pytest.mark.parametrize("version", ["11.0.2", "21.0.1", "25"])
 @pytest.mark.badinput
 def test_only_another_java(only_these, version):
     only_these(version)
-    with pytest.raises(jvm.JavaError, match=rf"only Java {version.split('.')[0]} in .* was found: install it"):
-        jvm.java_home()
+    with pytest.raises(
+        JavaError,
+        match=rf"only Java {version.split('.')[0]} in .* was found: install it",
+    ):
+        jdk.java_home()
 
 
 @pytest.mark.badinput
 def test_no_java_at_all(only_these):
     only_these()
-    with pytest.raises(jvm.JavaError, match="Java 17 is needed, and none was found: install it"):
-        jvm.java_home()
+    with pytest.raises(
+        JavaError, match="Java 17 is needed, and none was found: install it"
+    ):
+        jdk.java_home()
 
 
 def test_jars_are_complete_and_verified():
-    assert jvm.missing() == []
-    for module in jvm.modules():
-        assert len(jvm.jars(module)) == len((settings.JVM / module / "SHA256SUMS").read_text().splitlines())
+    assert artefacts.missing() == []
+    for module in artefacts.modules():
+        assert len(artefacts.jars(module)) == len(
+            (settings.JVM / module / "SHA256SUMS").read_text().splitlines()
+        )
 
 
 @pytest.mark.badinput
 @pytest.mark.security
 def test_a_damaged_jar_is_noticed(tmp_path, monkeypatch):
-    module = jvm.modules()[0]
+    module = artefacts.modules()[0]
     shutil.copytree(settings.build_dir() / "java" / module, tmp_path / "java" / module)
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path))
-    assert module not in jvm.missing()
+    assert module not in artefacts.missing()
     jar = sorted((tmp_path / "java" / module).glob("*.jar"))[0]
     jar.write_bytes(jar.read_bytes()[:-1])
-    assert module in jvm.missing()
+    assert module in artefacts.missing()
 
 
 def failing_maven(tmp_path, monkeypatch, script):
@@ -102,11 +116,15 @@ def failing_maven(tmp_path, monkeypatch, script):
 @pytest.mark.badinput
 def test_no_network_at_first_set_up(tmp_path):
     """The real Maven, with an empty cache, sent to a port where nothing listens."""
-    options = f"-Dmaven.repo.local={tmp_path / 'm2'} -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=9"
+    options = (
+        f"-Dmaven.repo.local={tmp_path / 'm2'} -Dhttps.proxyHost=127.0.0.1"
+        " -Dhttps.proxyPort=9"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "helpers.jvm"],
+        [sys.executable, "-m", "tools.fetch"],
         cwd=settings.ROOT,
-        env=os.environ | {"MAVEN_OPTS": options, "WORKSHOP_BUILD": str(tmp_path / "build")},
+        env=os.environ
+        | {"MAVEN_OPTS": options, "WORKSHOP_BUILD": str(tmp_path / "build")},
         capture_output=True,
         text=True,
         timeout=120,
@@ -120,18 +138,27 @@ def test_no_network_at_first_set_up(tmp_path):
 @pytest.mark.security
 def test_other_jars_than_expected_are_refused(tmp_path, monkeypatch):
     failing_maven(
-        tmp_path, monkeypatch, 'for a; do case $a in -Dworkshop.java=*) mkdir -p "${a#*=}/ignite";; esac; done'
+        tmp_path,
+        monkeypatch,
+        'for a; do case $a in -Dworkshop.java=*) mkdir -p "${a#*=}/ignite";; esac;'
+        " done",
     )
-    with pytest.raises(jvm.JavaError, match=r"The jars of jvm/\w+ are not the expected ones"):
-        jvm.fetch()
-    assert jvm.modules()[0] in jvm.missing()
+    with pytest.raises(
+        JavaError, match=r"The jars of jvm/\w+ are not the expected ones"
+    ):
+        artefacts.fetch()
+    assert artefacts.modules()[0] in artefacts.missing()
 
 
 @pytest.fixture
 def good(monkeypatch):
     """The folder of the verified jars, which Maven is made to give again."""
     folder = settings.build_dir() / "java"
-    monkeypatch.setattr(jvm, "copy_by_maven", lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
+    monkeypatch.setattr(
+        artefacts,
+        "copy_by_maven",
+        lambda target: shutil.copytree(folder, target, dirs_exist_ok=True),
+    )
     return folder
 
 
@@ -139,38 +166,55 @@ def test_only_the_damaged_module_is_put_back(tmp_path, monkeypatch, good):
     """Another may be in use by a lesson that runs."""
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path))
     shutil.copytree(good, tmp_path / "java")
-    whole, damaged = (tmp_path / "java" / module for module in jvm.modules()[:2])
+    whole, damaged = (tmp_path / "java" / module for module in artefacts.modules()[:2])
     next(damaged.glob("*.jar")).unlink()
     before = whole.stat().st_ino
-    jvm.fetch()
-    assert jvm.missing() == []
+    artefacts.fetch()
+    assert artefacts.missing() == []
     assert whole.stat().st_ino == before
 
 
 @pytest.mark.usefixtures("good")
 def test_sums_are_what_maven_gives(tmp_path, monkeypatch, capsys):
-    kept = {module: (settings.JVM / module / "SHA256SUMS").read_text() for module in jvm.modules()}
+    kept = {
+        module: (settings.JVM / module / "SHA256SUMS").read_text()
+        for module in artefacts.modules()
+    }
     for module in kept:
         (tmp_path / module).mkdir()
         (tmp_path / module / "pom.xml").touch()
     monkeypatch.setattr(settings, "JVM", tmp_path)
     assert java_sums.main() == 0
-    assert {module: (tmp_path / module / "SHA256SUMS").read_text() for module in kept} == kept
+    assert {
+        module: (tmp_path / module / "SHA256SUMS").read_text() for module in kept
+    } == kept
     assert "git diff jvm" in capsys.readouterr().out
 
 
 @pytest.fixture
 def mirror(tmp_path):
-    """A mirror on loopback with Maven's archive, which Maven itself fetches as an artefact."""
+    """A mirror on loopback with Maven's archive, which Maven itself fetches as an
+    artefact.
+    """
     folder = tmp_path / "mirror"
-    wanted = f"org.apache.maven:apache-maven:{jvm.MAVEN_VERSION}:tar.gz:bin"
-    command = [jvm.maven(), "-q", "-B", "dependency:copy", f"-Dartifact={wanted}", f"-DoutputDirectory={folder}"]
+    wanted = f"org.apache.maven:apache-maven:{artefacts.MAVEN_VERSION}:tar.gz:bin"
+    command = [
+        artefacts.maven(),
+        "-q",
+        "-B",
+        "dependency:copy",
+        f"-Dartifact={wanted}",
+        f"-DoutputDirectory={folder}",
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     handler.log_message = lambda *_: None
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/apache-maven-{jvm.MAVEN_VERSION}-bin.tar.gz", folder
+    yield (
+        f"http://127.0.0.1:{server.server_port}/apache-maven-{artefacts.MAVEN_VERSION}-bin.tar.gz",
+        folder,
+    )
     server.shutdown()
     server.server_close()
 
@@ -178,11 +222,16 @@ def mirror(tmp_path):
 def test_maven_is_fetched_where_it_is_absent(mirror, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKSHOP_MAVEN_URL", mirror[0])
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
-    monkeypatch.setattr(jvm.shutil, "which", lambda _: None)
+    monkeypatch.setattr(artefacts.shutil, "which", lambda _: None)
     (tmp_path / "build").mkdir()
-    environment = os.environ | {"JAVA_HOME": str(jvm.java_home())}
-    said = subprocess.run([jvm.maven(), "--version"], capture_output=True, text=True, env=environment)
-    assert f"Apache Maven {jvm.MAVEN_VERSION}" in said.stdout
+    environment = os.environ | {"JAVA_HOME": str(jdk.java_home())}
+    said = subprocess.run(
+        [artefacts.maven(), "--version"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert f"Apache Maven {artefacts.MAVEN_VERSION}" in said.stdout
 
 
 @pytest.fixture
@@ -194,7 +243,9 @@ def breaks_off():
             connection, _ = server.accept()
             with connection:
                 connection.recv(65536)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nhalf")
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nhalf"
+                )
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
@@ -206,9 +257,12 @@ def breaks_off():
 def test_half_a_maven_is_not_kept(breaks_off, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKSHOP_MAVEN_URL", breaks_off)
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
-    monkeypatch.setattr(jvm.shutil, "which", lambda _: None)
-    with pytest.raises(jvm.JavaError, match=r"could not be downloaded .*: check the network, or install Maven"):
-        jvm.maven()
+    monkeypatch.setattr(artefacts.shutil, "which", lambda _: None)
+    with pytest.raises(
+        JavaError,
+        match=r"could not be downloaded .*: check the network, or install Maven",
+    ):
+        artefacts.maven()
     assert not (tmp_path / "build").exists()
 
 
@@ -216,9 +270,9 @@ def test_half_a_maven_is_not_kept(breaks_off, tmp_path, monkeypatch):
 def test_a_mirror_that_is_no_address(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKSHOP_MAVEN_URL", "our mirror")
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
-    monkeypatch.setattr(jvm.shutil, "which", lambda _: None)
-    with pytest.raises(jvm.JavaError, match=r"could not be downloaded .*our mirror"):
-        jvm.maven()
+    monkeypatch.setattr(artefacts.shutil, "which", lambda _: None)
+    with pytest.raises(JavaError, match=r"could not be downloaded .*our mirror"):
+        artefacts.maven()
 
 
 @pytest.mark.badinput
@@ -228,19 +282,24 @@ def test_a_wrong_maven_is_refused(mirror, tmp_path, monkeypatch):
     next(folder.glob("*.tar.gz")).write_bytes(b"not Maven")
     monkeypatch.setenv("WORKSHOP_MAVEN_URL", url)
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
-    monkeypatch.setattr(jvm.shutil, "which", lambda _: None)
-    with pytest.raises(jvm.JavaError, match="is not the expected one: install Maven yourself"):
-        jvm.maven()
+    monkeypatch.setattr(artefacts.shutil, "which", lambda _: None)
+    with pytest.raises(
+        JavaError, match="is not the expected one: install Maven yourself"
+    ):
+        artefacts.maven()
 
 
 def test_at_scale_tiny_only_the_quick_compiler_runs(monkeypatch):
-    assert jvm.compilers() == []
+    assert jdk.compilers() == []
     monkeypatch.setenv("WORKSHOP_SCALE", "tiny")
-    (flag,) = jvm.compilers()
-    asked = [jvm.java(), flag, "-XX:+PrintFlagsFinal", "-version"]
+    (flag,) = jdk.compilers()
+    asked = [jdk.java(), flag, "-XX:+PrintFlagsFinal", "-version"]
     said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     assert re.search(r"TieredStopAtLevel\s+= 1\b", said)
     for engine in class_archives.ENGINES:
         assert flag in class_archives.options(engine)
-    shared = spark.configuration()
-    assert all(flag in shared[f"spark.{who}.extraJavaOptions"] for who in ("driver", "executor"))
+    shared = runtime.configuration()
+    assert all(
+        flag in shared[f"spark.{who}.extraJavaOptions"]
+        for who in ("driver", "executor")
+    )

@@ -1,4 +1,6 @@
-"""Every lesson, found by glob: what is stored, what a run at scale tiny gives, and what shuffled labels break."""
+"""Every lesson, found by glob: what is stored, what a run at scale tiny gives, and what
+shuffled labels break.
+"""
 
 import re
 
@@ -7,7 +9,8 @@ import nbformat
 import pytest
 from watch import secrets_in
 
-from helpers import exercises, lessons, metrics
+from helpers.lesson import exercises, metrics
+from tools import lessons
 
 STEMS = [notebook.stem for notebook in lessons.notebooks()]
 MACHINE_PATHS = re.compile(r"(?<![\w./])/(?:root|home|work|tmp|Users)/[\w.]")
@@ -24,7 +27,11 @@ def code_cells(notebook):
 
 
 def exercises_in(notebook):
-    found = [output.get("data", {}).get(exercises.MIME) for cell in code_cells(notebook) for output in cell.outputs]
+    found = [
+        output.get("data", {}).get(exercises.MIME)
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+    ]
     return {one["name"]: one["passed"] for one in found if one}
 
 
@@ -32,7 +39,9 @@ def metrics_to_compare_with(stem, executed):
     limits = [bounds.limits(stem, name, "tiny") for name in bounds.TABLE[stem]]
     lessons_needed = {limit["of"].split(".")[0] for limit in limits if "of" in limit}
     return {
-        f"{other}.{name}": value for other in lessons_needed for name, value in metrics.read(executed(other)).items()
+        f"{other}.{name}": value
+        for other in lessons_needed
+        for name, value in metrics.read(executed(other)).items()
     }
 
 
@@ -56,7 +65,10 @@ def test_stored_outputs_are_fit_for_readers(stem):
     assert file.stat().st_size < 1_000_000
     notebook = read(stem)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
+    assert (
+        sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
+        == 1
+    )
     for cell in code_cells(notebook):
         assert len(cell.source.splitlines()) <= 30, cell.source
         for output in cell.outputs:
@@ -74,7 +86,10 @@ def test_stored_metrics_keep_their_bounds(stem, stored_metrics):
 
 @EVERY_LESSON
 def test_solutions_pass_their_checks(stem, executed):
-    stored, run = exercises_in(read(stem)), exercises_in(nbformat.read(executed(stem), as_version=4))
+    stored, run = (
+        exercises_in(read(stem)),
+        exercises_in(nbformat.read(executed(stem), as_version=4)),
+    )
     assert len(stored) >= 2
     assert run == stored == dict.fromkeys(stored, True)
 
@@ -92,7 +107,8 @@ def test_nothing_listens_beyond_loopback_while_a_lesson_runs(stem, executed, see
     executed(stem)
     watch = seen[stem, False]
     assert watch.looks > 1
-    assert watch.loopback  # the notebook's kernel listens there, so this watch sees what there is
+    # the notebook's kernel listens there, so this watch sees what there is
+    assert watch.loopback
     assert watch.beyond == set()
 
 
@@ -103,9 +119,16 @@ def test_outputs_give_no_secret_away(stem, executed):
         assert secrets_in(file.read_text()) == [], file
 
 
-@pytest.mark.parametrize("stem", [stem for stem in STEMS if bounds.quality_metrics(stem)])
+@pytest.mark.parametrize(
+    "stem", [stem for stem in STEMS if bounds.quality_metrics(stem)]
+)
 def test_shuffled_labels_break_the_bounds(stem, executed):
-    """A model of labels dealt out at random must be caught by every bound that speaks of quality."""
+    """A model of labels dealt out at random must be caught by every bound that speaks
+    of quality.
+    """
     recorded = metrics.read(executed(stem, shuffled=True))
     others = metrics_to_compare_with(stem, executed)
-    assert set(bounds.quality_metrics(stem)) <= recorded.keys() & bounds.breaches(stem, recorded, "tiny", others).keys()
+    assert (
+        set(bounds.quality_metrics(stem))
+        <= recorded.keys() & bounds.breaches(stem, recorded, "tiny", others).keys()
+    )

@@ -1,4 +1,6 @@
-"""The load tool counts every request, keeps to its bounds, and does not hide what happened while it waited."""
+"""The load tool counts every request, keeps to its bounds, and does not hide what
+happened while it waited.
+"""
 
 import threading
 import time
@@ -8,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import load
-from helpers.processes import ProcessError, free_port
+from helpers.processes.child import ProcessError
+from helpers.processes.ports import free_port
+from helpers.serving import load
 
 pytestmark = pytest.mark.service
 
@@ -36,7 +39,12 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     made.daemon_threads = True
-    made.lock, made.bodies, made.status, made.before = threading.Lock(), [], 200, lambda: None
+    made.lock, made.bodies, made.status, made.before = (
+        threading.Lock(),
+        [],
+        200,
+        lambda: None,
+    )
     made.url = f"http://127.0.0.1:{made.server_port}/predict"
     thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()
@@ -46,7 +54,9 @@ def server():
 
 
 def test_every_request_arrives_and_is_counted(server):
-    requests = load.run(server.url, [{"number": 1}, {"number": 2}], clients=3, seconds=1)
+    requests = load.run(
+        server.url, [{"number": 1}, {"number": 2}], clients=3, seconds=1
+    )
     assert len(requests) == len(server.bodies) > 10
     assert set(server.bodies) == {b'{"number": 1}', b'{"number": 2}'}
     assert set(requests["status"]) == {200}
@@ -62,7 +72,9 @@ def test_at_a_fixed_rate_as_many_requests_are_due_as_should_be(server):
 
 
 def test_a_pause_is_seen_by_all_requests_that_were_due_in_it(server):
-    """The server stands still once; with one client the waiting of the later requests must be counted, too."""
+    """The server stands still once; with one client the waiting of the later requests
+    must be counted, too.
+    """
     paused = threading.Event()
 
     def once():
@@ -73,7 +85,9 @@ def test_a_pause_is_seen_by_all_requests_that_were_due_in_it(server):
     server.before = once
     requests = load.run(server.url, [{}], clients=1, seconds=3, rate=50)
     assert len(requests) == 150
-    assert (requests["ms"] > 500).sum() >= 20  # a tool that only times the call would show one
+    assert (
+        requests["ms"] > 500
+    ).sum() >= 20  # a tool that only times the call would show one
 
 
 def test_failures_are_counted(server):
@@ -81,17 +95,24 @@ def test_failures_are_counted(server):
     refused = load.summary(load.run(server.url, [{}], clients=2, seconds=0.5))
     assert refused["errors"] == refused["requests"] > 0
     server.status = 404
-    assert load.summary(load.run(server.url, [{}], clients=2, seconds=0.5))["errors"] == 0
+    assert (
+        load.summary(load.run(server.url, [{}], clients=2, seconds=0.5))["errors"] == 0
+    )
 
 
 @pytest.mark.badinput
 def test_nobody_there_is_counted_as_no_answer():
-    requests = load.run(f"http://127.0.0.1:{free_port()}/predict", [{}], clients=2, seconds=0.5)
+    requests = load.run(
+        f"http://127.0.0.1:{free_port()}/predict", [{}], clients=2, seconds=0.5
+    )
     assert set(requests["status"]) == {0}
     assert load.summary(requests)["errors"] == len(requests) > 0
 
 
-@pytest.mark.parametrize("wrong", [{"clients": 0}, {"clients": 65}, {"seconds": 0}, {"seconds": 121}, {"rate": 5001}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"clients": 0}, {"clients": 65}, {"seconds": 0}, {"seconds": 121}, {"rate": 5001}],
+)
 @pytest.mark.badinput
 def test_load_is_bounded(wrong):
     with pytest.raises(ValueError, match="use"):
@@ -108,7 +129,13 @@ def test_load_can_be_stopped_and_says_that_it_did_not_end(server):
 
 
 def test_a_summary_is_that_of_the_requests():
-    requests = pd.DataFrame({"when": [0.0, 1.0, 2.0, 3.0], "ms": [1.0, 2.0, 3.0, 1000.0], "status": [200, 404, 500, 0]})
+    requests = pd.DataFrame(
+        {
+            "when": [0.0, 1.0, 2.0, 3.0],
+            "ms": [1.0, 2.0, 3.0, 1000.0],
+            "status": [200, 404, 500, 0],
+        }
+    )
     found = load.summary(requests)
     assert (found["requests"], found["errors"], found["requests_per_s"]) == (4, 2, 1.0)
     assert found["p50_ms"] == 2.5

@@ -1,4 +1,6 @@
-"""Mahout: values in and out, algorithms against NumPy, and everything that a learner can get wrong."""
+"""Mahout: values in and out, algorithms against NumPy, and everything that a learner
+can get wrong.
+"""
 
 import os
 import shutil
@@ -16,7 +18,12 @@ from IPython.core.error import UsageError
 from py4j.protocol import Py4JJavaError
 from pyspark.errors.exceptions.captured import install_exception_handler
 
-from helpers import jvm, mahout, mahout_jvm, scala_cells, settings
+from helpers import settings
+from helpers.java import artefacts, jdk
+from helpers.java.jdk import JavaError
+from helpers.mahout import cells as scala_cells
+from helpers.mahout import jvm as mahout_jvm
+from helpers.mahout import session as mahout
 
 pytestmark = pytest.mark.mahout
 RNG = np.random.default_rng(3)
@@ -24,7 +31,8 @@ RNG = np.random.default_rng(3)
 
 @pytest.fixture(scope="module")
 def session():
-    install_exception_handler()  # PySpark's, as in a Python that has used Spark before: it must not touch this JVM
+    # PySpark's, as in a Python that has used Spark before: it must not touch this JVM
+    install_exception_handler()
     with mahout.Session(memory="600m") as running:
         yield running
 
@@ -42,7 +50,9 @@ def test_values_go_in_and_come_back_unchanged(session):
     pd.testing.assert_frame_equal(session.get("table"), table)
 
 
-@pytest.mark.parametrize("value", [3, -2.5e-7, True, 'a "quoted" $name\n\\ ü', ["a", "b"]])
+@pytest.mark.parametrize(
+    "value", [3, -2.5e-7, True, 'a "quoted" $name\n\\ ü', ["a", "b"]]
+)
 def test_plain_values_go_in_and_come_back(session, value):
     if isinstance(value, list):
         assert session.get('Seq("a", "b")') == value
@@ -54,15 +64,24 @@ def test_plain_values_go_in_and_come_back(session, value):
 def test_products_and_factors_agree_with_numpy(session):
     matrix = RNG.normal(size=(500, 6))
     session.put("A", matrix)
-    session.scala("val (q, r) = dqrThin(A); val (_, _, s) = dssvd(A, k = 3, p = 3, q = 1)")
-    np.testing.assert_allclose(session.get("(A.t %*% A).collect"), matrix.T @ matrix, atol=1e-10)
+    session.scala(
+        "val (q, r) = dqrThin(A); val (_, _, s) = dssvd(A, k = 3, p = 3, q = 1)"
+    )
+    np.testing.assert_allclose(
+        session.get("(A.t %*% A).collect"), matrix.T @ matrix, atol=1e-10
+    )
     np.testing.assert_allclose(session.get("q %*% r"), matrix, atol=1e-10)
-    np.testing.assert_allclose(session.get("s"), np.linalg.svd(matrix, compute_uv=False)[:3], rtol=1e-10)
+    np.testing.assert_allclose(
+        session.get("s"), np.linalg.svd(matrix, compute_uv=False)[:3], rtol=1e-10
+    )
 
 
 def test_a_product_with_its_transpose_is_rewritten_and_shuffles_nothing(session):
     session.put("A", RNG.normal(size=(500, 6)))
-    assert session.get("sdc.engine.optimizerRewrite(A.t %*% A).getClass.getSimpleName") == "OpAtA"
+    assert (
+        session.get("sdc.engine.optimizerRewrite(A.t %*% A).getClass.getSimpleName")
+        == "OpAtA"
+    )
     session.moved()
     session.scala("val optimised = (A.t %*% A).collect")
     assert session.moved()["shuffle_bytes"] == 0
@@ -75,17 +94,27 @@ def test_cooccurrence_agrees_with_a_direct_count(session):
     seen = seen[seen.sum(axis=1) > 0]
     session.put("seen", seen)
     got = session.get(
-        "org.apache.mahout.math.cf.SimilarityAnalysis.cooccurrences(seen, randomSeed = 1, "
-        "maxInterestingItemsPerThing = 5, maxNumInteractions = 60)(0)"
+        "org.apache.mahout.math.cf.SimilarityAnalysis.cooccurrences(seen, randomSeed ="
+        " 1, maxInterestingItemsPerThing = 5, maxNumInteractions = 60)(0)"
     )
     expected = np.zeros((5, 5))
     for i in range(5):
         for j in set(range(5)) - {i}:
-            observed = np.array([[((seen[:, i] == a) & (seen[:, j] == b)).sum() for b in (1, 0)] for a in (1, 0)])
-            by_chance = observed.sum(axis=1, keepdims=True) * observed.sum(axis=0) / len(seen)
+            observed = np.array(
+                [
+                    [((seen[:, i] == a) & (seen[:, j] == b)).sum() for b in (1, 0)]
+                    for a in (1, 0)
+                ]
+            )
+            by_chance = (
+                observed.sum(axis=1, keepdims=True) * observed.sum(axis=0) / len(seen)
+            )
             some = observed > 0
             if observed[0, 0]:
-                expected[i, j] = 2 * (observed[some] * np.log(observed[some] / by_chance[some])).sum()
+                expected[i, j] = (
+                    2
+                    * (observed[some] * np.log(observed[some] / by_chance[some])).sum()
+                )
     np.testing.assert_allclose(got, expected, atol=1e-9)
 
 
@@ -94,7 +123,12 @@ def test_cooccurrence_agrees_with_a_direct_count(session):
 def test_a_matrix_with_nan_is_refused_and_the_place_is_named(session, wrong):
     matrix = np.ones((4, 3))
     matrix[2, 1] = wrong
-    with pytest.raises(ValueError, match=r"bad holds 1 values that are NaN or infinite, the first in row 2, column 1"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"bad holds 1 values that are NaN or infinite, the first in row 2, column 1"
+        ),
+    ):
         session.put("bad", matrix)
     assert session.get("1 + 1") == 2
 
@@ -120,12 +154,17 @@ def test_what_mahout_cannot_use_is_refused(session, name, value, message):
         ("val wrong: Int = true", "type mismatch"),
         ("val open = (1 + ", "not complete"),
         ("println(1 / 0)", "ArithmeticException: / by zero"),
-        ("sc.parallelize(1 to 3).map(x => 1 / (x - 2)).collect", "ArithmeticException: / by zero"),
+        (
+            "sc.parallelize(1 to 3).map(x => 1 / (x - 2)).collect",
+            "ArithmeticException: / by zero",
+        ),
         ("val huge = Array.fill(50)(new Array[Double](10000000))", "OutOfMemoryError"),
     ],
 )
 @pytest.mark.badinput
-def test_a_failing_cell_says_why_in_few_lines_and_the_session_lives_on(session, code, message):
+def test_a_failing_cell_says_why_in_few_lines_and_the_session_lives_on(
+    session, code, message
+):
     session.put("kept", 7)
     with pytest.raises(mahout.ScalaError, match=message) as caught:
         session.scala(code)
@@ -134,7 +173,10 @@ def test_a_failing_cell_says_why_in_few_lines_and_the_session_lives_on(session, 
     assert session.get("kept") == 7
 
 
-@pytest.mark.parametrize("code", ["while (true) {}", "sc.parallelize(1 to 2).foreach(_ => Thread.sleep(600000))"])
+@pytest.mark.parametrize(
+    "code",
+    ["while (true) {}", "sc.parallelize(1 to 2).foreach(_ => Thread.sleep(600000))"],
+)
 def test_a_cell_that_never_ends_is_stopped_by_its_limit(session, code):
     session.put("kept", 7)
     with pytest.raises(mahout.ScalaError, match="Stopped after 2 s"):
@@ -144,7 +186,8 @@ def test_a_cell_that_never_ends_is_stopped_by_its_limit(session, code):
 
 def test_an_interrupt_stops_the_cell_and_not_the_session(session):
     session.put("kept", 7)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    # a test run in the background ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
@@ -155,32 +198,53 @@ def test_an_interrupt_stops_the_cell_and_not_the_session(session):
 
 
 @pytest.mark.parametrize(
-    "task", ["Array.fill(50)(new Array[Double](10000000)).size", 'throw new OutOfMemoryError("Java heap space")']
+    "task",
+    [
+        "Array.fill(50)(new Array[Double](10000000)).size",
+        'throw new OutOfMemoryError("Java heap space")',
+    ],
 )
 def test_a_heap_filled_by_a_task_ends_the_jvm_and_a_new_one_is_up(session, task):
     """Spark either stops all at once, or first reports that the task has failed."""
     before = session.pid
-    with pytest.raises(mahout.MahoutError, match=r"ran out of memory; its heap was 600m.*A new one is up"):
+    with pytest.raises(
+        mahout.MahoutError,
+        match=r"ran out of memory; its heap was 600m.*A new one is up",
+    ):
         session.scala(f"sc.parallelize(1 to 2).map[Int](_ => {task}).collect")
     assert not psutil.pid_exists(before)
     assert session.get("1 + 1") == 2
 
 
 def test_a_jvm_on_its_way_out_is_waited_for(session):
-    """Spark may cancel the job before the JVM has ended, as it does when a task has filled the heap."""
+    """Spark may cancel the job before the JVM has ended, as it does when a task has
+    filled the heap.
+    """
     begun = "sc.statusTracker.getExecutorInfos.exists(_.numRunningTasks > 0)"
-    end = f"while (!{begun}) Thread.`yield`(); sc.stop(); Thread.sleep(1000); sys.exit(52)"
+    end = (
+        f"while (!{begun}) Thread.`yield`(); sc.stop(); Thread.sleep(1000);"
+        " sys.exit(52)"
+    )
     endless = "sc.parallelize(1 to 2).map(_ => { Thread.sleep(60000); 1 }).collect"
     with pytest.raises(mahout.MahoutError, match=r"ran out of memory.*A new one is up"):
-        session.scala(f"new Thread {{ override def run = {{ {end} }} }}.start(); {endless}")
+        session.scala(
+            f"new Thread {{ override def run = {{ {end} }} }}.start(); {endless}"
+        )
     assert session.get("1 + 1") == 2
 
 
 def test_a_jvm_that_reports_a_full_heap_before_it_ends_is_waited_for(session):
-    later = "new Thread { override def run = { Thread.sleep(1000); sys.exit(52) } }.start()"
-    failure = "Job aborted due to stage failure: Lost task 1.0: java.lang.OutOfMemoryError: Java heap space"
+    later = (
+        "new Thread { override def run = { Thread.sleep(1000); sys.exit(52) } }.start()"
+    )
+    failure = (
+        "Job aborted due to stage failure: Lost task 1.0: java.lang.OutOfMemoryError:"
+        " Java heap space"
+    )
     with pytest.raises(mahout.MahoutError, match=r"ran out of memory.*A new one is up"):
-        session.scala(f'{later}; throw new org.apache.spark.SparkException("{failure}")')
+        session.scala(
+            f'{later}; throw new org.apache.spark.SparkException("{failure}")'
+        )
     assert session.get("1 + 1") == 2
 
 
@@ -198,15 +262,17 @@ def test_an_error_of_a_jvm_that_has_ended_since_is_still_told(session):
 
 @pytest.mark.badinput
 def test_too_little_memory_for_a_start_is_one_error():
-    with pytest.raises(mahout.MahoutError, match="Mahout did not start with a heap of 32m"):
+    with pytest.raises(
+        mahout.MahoutError, match="Mahout did not start with a heap of 32m"
+    ):
         mahout.Session(memory="32m")
 
 
 @pytest.mark.badinput
 def test_without_java_17_nothing_starts(monkeypatch):
-    monkeypatch.setattr(jvm, "_candidates", list)
+    monkeypatch.setattr(jdk, "_candidates", list)
     before = list(mahout_jvm.folder().glob("session-*"))
-    with pytest.raises(jvm.JavaError, match=r"Java 17 is needed.*install it"):
+    with pytest.raises(JavaError, match=r"Java 17 is needed.*install it"):
         mahout.Session()
     assert list(mahout_jvm.folder().glob("session-*")) == before
 
@@ -224,7 +290,12 @@ def test_folders_of_killed_pythons_are_deleted():
 
 def test_the_magic_takes_values_in_and_out_and_shows_what_is_printed(session, capsys):
     names = {"a": np.arange(3.0)}
-    scala_cells.run(session, names, "-v -i a -o b,c -s text", "val b = a * 2\nval c = b.sum\nprintln(c)")
+    scala_cells.run(
+        session,
+        names,
+        "-v -i a -o b,c -s text",
+        "val b = a * 2\nval c = b.sum\nprintln(c)",
+    )
     assert list(names["b"]) == [0, 2, 4]
     assert names["c"] == 6
     assert names["text"].startswith("val b")
@@ -233,7 +304,9 @@ def test_the_magic_takes_values_in_and_out_and_shows_what_is_printed(session, ca
     assert "c: Double = 6.0" in shown
 
 
-def test_the_magic_shows_an_expected_error_and_complains_when_there_is_none(session, capsys):
+def test_the_magic_shows_an_expected_error_and_complains_when_there_is_none(
+    session, capsys
+):
     scala_cells.run(session, {}, "-e", "1 / 0")
     assert "/ by zero" in capsys.readouterr().out
     with pytest.raises(mahout.ScalaError, match="expected to fail"):
@@ -270,9 +343,16 @@ session.scala("while (true) {}")
 
 @pytest.mark.faults
 def test_the_jvm_dies_with_a_killed_python_also_while_it_computes():
-    child = subprocess.Popen([sys.executable, "-c", CHILD], cwd=settings.ROOT, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD],
+        cwd=settings.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
-        pid = next(int(line.split()[1]) for line in child.stdout if line.startswith("jvm"))
+        pid = next(
+            int(line.split()[1]) for line in child.stdout if line.startswith("jvm")
+        )
         java = psutil.Process(pid)
     finally:
         child.kill()
@@ -292,8 +372,11 @@ def test_relocated_classes_are_verified_by_their_contents(tmp_path):
         path = tmp_path / name
         with zipfile.ZipFile(path, "w", compression) as archive:
             archive.writestr("org/A.class", content)
-        return jvm._contents_digest(path)
+        return artefacts._contents_digest(path)
 
-    stored, deflated = jar("1.jar", zipfile.ZIP_STORED, b"a" * 99), jar("2.jar", zipfile.ZIP_DEFLATED, b"a" * 99)
+    stored, deflated = (
+        jar("1.jar", zipfile.ZIP_STORED, b"a" * 99),
+        jar("2.jar", zipfile.ZIP_DEFLATED, b"a" * 99),
+    )
     assert stored == deflated
     assert stored != jar("3.jar", zipfile.ZIP_STORED, b"b" * 99)

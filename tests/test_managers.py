@@ -1,4 +1,6 @@
-"""YARN and Kubernetes as cluster managers: jobs run, faults are survived or named, nothing is left behind."""
+"""YARN and Kubernetes as cluster managers: jobs run, faults are survived or named,
+nothing is left behind.
+"""
 
 import os
 import time
@@ -7,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from watch import nothing_left, open_to_the_world, until
 
-from helpers import cluster, kubernetes, spark
-from helpers.kubernetes import ClusterError
-from helpers.yarn import yarn
+from helpers.spark import kubernetes, sessions
+from helpers.spark.kubernetes import ClusterError
+from helpers.spark.standalone import standalone_cluster
+from helpers.spark.submit import submit, submit_and_kill
+from helpers.spark.yarn import yarn
 
 pytestmark = pytest.mark.managers
 HALF = {"spark.executor.memory": "512m"}
@@ -38,8 +42,9 @@ def job(tmp_path_factory):
 def test_yarn_runs_a_job_in_containers_and_survives_a_killed_executor(job, capsys):
     with nothing_left(), yarn(memory_mb=3072) as running:
         assert running.ui in capsys.readouterr().out
-        assert cluster.submit_and_kill(job, [4], running, lambda: True, SMALL).strip() == "2470"
-        assert len(running.container_logs()) >= 3  # the application master's, the killed executor's, its successor's
+        assert submit_and_kill(job, [4], running, lambda: True, SMALL).strip() == "2470"
+        # the application master's, the killed executor's, its successor's
+        assert len(running.container_logs()) >= 3
         assert open_to_the_world() == []
     assert not running.folder.exists()
 
@@ -54,29 +59,37 @@ def test_standalone_survives_a_killed_executor(job, chance):
         due = min(due, time.monotonic() + delay) if standalone.executors() else due
         return time.monotonic() > due
 
-    with nothing_left(), cluster.standalone(workers=2, memory="512m") as standalone:
-        assert cluster.submit_and_kill(job, [12], standalone, moment, HALF).strip() == "2470"
+    with nothing_left(), standalone_cluster(workers=2, memory="512m") as standalone:
+        assert submit_and_kill(job, [12], standalone, moment, HALF).strip() == "2470"
 
 
 @pytest.mark.faults
 def test_standalone_survives_a_killed_worker(job, chance):
-    """A whole worker goes, its executor with it: what it computed is computed once more, and the sum is right."""
+    """A whole worker goes, its executor with it: what it computed is computed once
+    more, and the sum is right.
+    """
     delay, victim = chance.uniform(0, 2), chance.randrange(2)
-    with nothing_left(), cluster.standalone(workers=2, memory="512m") as standalone:
+    with nothing_left(), standalone_cluster(workers=2, memory="512m") as standalone:
         with ThreadPoolExecutor(1) as pool:
-            submitted = pool.submit(spark.submit, job, [12], manager=standalone, conf=HALF)
-            assert until(lambda: len(standalone.executors()) == 2 or submitted.done(), 90)
+            submitted = pool.submit(submit, job, [12], manager=standalone, conf=HALF)
+            assert until(
+                lambda: len(standalone.executors()) == 2 or submitted.done(), 90
+            )
             time.sleep(delay)  # the moment itself
             assert not submitted.done()
             standalone.workers[victim].kill()
             assert submitted.result().strip() == "2470"
-        assert [worker.running for worker in standalone.workers] == [number != victim for number in range(2)]
+        assert [worker.running for worker in standalone.workers] == [
+            number != victim for number in range(2)
+        ]
 
 
 def test_standalone_knows_its_executors():
-    with cluster.standalone(workers=1, memory="512m") as standalone:
+    with standalone_cluster(workers=1, memory="512m") as standalone:
         assert standalone.executors() == []
-        session = spark.session("executors", master=standalone.url, spark_executor_memory="512m")
+        session = sessions.start(
+            "executors", master=standalone.url, spark_executor_memory="512m"
+        )
         assert session.range(10).count() == 10
         assert len(standalone.executors()) == 1
         session.stop()
@@ -95,15 +108,29 @@ KUBECTL = "#!/bin/sh\necho '{said}' >&2\nexit 1\n"
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ("The connection to the server 127.0.0.1:6443 was refused", "No Kubernetes cluster answers: start one"),
-        ("Unable to connect to the server: dial tcp: lookup k: no such host", "No Kubernetes cluster answers"),
-        ('Error from server (Forbidden): pods is forbidden: User "a" cannot create', "You may not do this"),
-        ("Error from server (Forbidden): exceeded quota: small, requested: pods=1", "quota is used up"),
+        (
+            "The connection to the server 127.0.0.1:6443 was refused",
+            "No Kubernetes cluster answers: start one",
+        ),
+        (
+            "Unable to connect to the server: dial tcp: lookup k: no such host",
+            "No Kubernetes cluster answers",
+        ),
+        (
+            'Error from server (Forbidden): pods is forbidden: User "a" cannot create',
+            "You may not do this",
+        ),
+        (
+            "Error from server (Forbidden): exceeded quota: small, requested: pods=1",
+            "quota is used up",
+        ),
     ],
 )
 @pytest.mark.badinput
 def test_what_kubectl_says_becomes_one_sentence(monkeypatch, tmp_path, said, words):
-    """kubectl's own words, for machines without a cluster; the tests below ask a real one."""
+    """kubectl's own words, for machines without a cluster; the tests below ask a real
+    one.
+    """
     (tmp_path / "kubectl").write_text(KUBECTL.format(said=said))
     (tmp_path / "kubectl").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -123,19 +150,31 @@ def namespace(real_cluster):
 @pytest.mark.faults
 def test_kubernetes_runs_a_job_and_survives_a_killed_executor(real_cluster, job):
     with kubernetes.kubernetes() as running:
-        assert cluster.submit_and_kill(job, [20], running, lambda: True, SMALL).strip() == "2470"
+        assert (
+            submit_and_kill(job, [20], running, lambda: True, SMALL).strip() == "2470"
+        )
         namespace = running.namespace
-    left = kubernetes.kubectl("get", "namespace", namespace, "--ignore-not-found", "--output=jsonpath={.status.phase}")
+    left = kubernetes.kubectl(
+        "get",
+        "namespace",
+        namespace,
+        "--ignore-not-found",
+        "--output=jsonpath={.status.phase}",
+    )
     assert left in ("", "Terminating")
 
 
 def test_an_image_that_is_not_there(real_cluster):
-    with pytest.raises(ClusterError, match="The cluster has no image localhost/nothing:0"):
+    with pytest.raises(
+        ClusterError, match="The cluster has no image localhost/nothing:0"
+    ):
         kubernetes.kubernetes(image="localhost/nothing:0").__enter__()
 
 
 def test_a_namespace_without_quota(namespace):
-    kubernetes.kubectl("--namespace", namespace, "create", "quota", "none", "--hard=pods=0")
+    kubernetes.kubectl(
+        "--namespace", namespace, "create", "quota", "none", "--hard=pods=0"
+    )
     with pytest.raises(ClusterError, match="quota is used up"):
         kubernetes.kubernetes(namespace=namespace).__enter__()
 
@@ -153,5 +192,7 @@ def test_no_permission(namespace, monkeypatch, tmp_path):
 
 def test_a_driver_that_pods_cannot_reach(namespace, monkeypatch):
     monkeypatch.setenv("WORKSHOP_DRIVER_HOST", "127.0.0.1")
-    with pytest.raises(ClusterError, match=r"A Pod could not reach this machine at 127\.0\.0\.1"):
+    with pytest.raises(
+        ClusterError, match=r"A Pod could not reach this machine at 127\.0\.0\.1"
+    ):
         kubernetes.kubernetes(namespace=namespace).__enter__()

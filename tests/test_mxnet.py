@@ -1,4 +1,6 @@
-"""MXNet: its import on today's Python, and training in several processes when something goes wrong."""
+"""MXNet: its import on today's Python, and training in several processes when something
+goes wrong.
+"""
 
 import importlib
 import json
@@ -12,8 +14,11 @@ import psutil
 import pytest
 from watch import nothing_left
 
-from helpers import compat, kvstore, settings
-from helpers.processes import ProcessError
+from helpers import settings
+from helpers.errors import EngineUnavailable
+from helpers.mxnet import kvstore
+from helpers.mxnet.load import _absent, _mxnet_needs_alias, import_mxnet, mxnet_context
+from helpers.processes.child import ProcessError
 
 pytestmark = pytest.mark.mxnet
 
@@ -21,7 +26,7 @@ pytestmark = pytest.mark.mxnet
 WORKER = """
 import json, os, sys, time
 import numpy as np
-from helpers.compat import import_mxnet
+from helpers.mxnet.load import import_mxnet
 mx = import_mxnet(lean=True)
 job = json.loads(sys.argv[1])
 if job.get("module"):
@@ -44,7 +49,8 @@ print("TRAINING ENDS", flush=True)
 np.savez(f"{job['folder']}/worker-{kv.rank}.npz", w=weight.asnumpy(), rank=kv.rank, pid=os.getpid())
 """
 
-# The optimizer of a module that cannot be imported by a server, which still sits inside `import mxnet`.
+# The optimizer of a module that cannot be imported by a server, which still sits inside
+# `import mxnet`.
 TOO_GREEDY = """
 from mxnet import gluon, optimizer
 @optimizer.register
@@ -63,7 +69,11 @@ class Modest(SGD):
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
-    for name, text in {"worker": WORKER, "greedy": TOO_GREEDY, "modest": IMPORTABLE}.items():
+    for name, text in {
+        "worker": WORKER,
+        "greedy": TOO_GREEDY,
+        "modest": IMPORTABLE,
+    }.items():
         (tmp_path / f"{name}.py").write_text(text)
     return tmp_path / "worker.py"
 
@@ -73,7 +83,7 @@ def job(kind: str = "dist_sync", steps: int = 10, **more: object) -> dict:
 
 
 def test_import_gives_numpy_its_name_back():
-    mx = compat.import_mxnet()
+    mx = import_mxnet()
     assert mx.__version__ == metadata.version("mxnet")
     assert float((mx.nd.ones(3) * 2).sum().asscalar()) == 6
     assert np.bool is bool  # MXNet's functions ask for it when they run
@@ -81,62 +91,72 @@ def test_import_gives_numpy_its_name_back():
 
 def test_a_newer_mxnet_gets_no_shim(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(metadata, "version", lambda _name: "2.0.0")
-    assert not compat._mxnet_needs_alias()
+    assert not _mxnet_needs_alias()
     monkeypatch.setattr(metadata, "version", lambda _name: "1.9.1")
-    assert compat._mxnet_needs_alias()
+    assert _mxnet_needs_alias()
 
 
 def test_lean_import_hides_modules_only_while_it_lasts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    with compat._absent("colorsys", "json"):
+    with _absent("colorsys", "json"):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module("colorsys")
-        assert importlib.import_module("json") is json  # was loaded before, so it is left alone
+        # was loaded before, so it is left alone
+        assert importlib.import_module("json") is json
     assert importlib.import_module("colorsys").rgb_to_hsv(0, 0, 0) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("failure", "says"),
     [
-        (ModuleNotFoundError("No module named 'mxnet'", name="mxnet"), "has no build for"),
+        (
+            ModuleNotFoundError("No module named 'mxnet'", name="mxnet"),
+            "has no build for",
+        ),
         (OSError("libquadmath.so.0: cannot open shared object file"), "libquadmath0"),
     ],
 )
 @pytest.mark.badinput
-def test_a_platform_without_mxnet_gets_one_sentence(monkeypatch: pytest.MonkeyPatch, failure: Exception, says: str):
+def test_a_platform_without_mxnet_gets_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, says: str
+):
     def fail(_name: str) -> None:
         raise failure
 
-    monkeypatch.setattr(compat.importlib, "import_module", fail)
-    with pytest.raises(compat.EngineUnavailable, match=says) as caught:
-        compat.import_mxnet()
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(EngineUnavailable, match=says) as caught:
+        import_mxnet()
     text = str(caught.value)
     assert "docker compose up lab" in text
     assert "\n" not in text
     assert text.count(". ") == 0  # one sentence
 
 
-def test_other_missing_modules_are_not_blamed_on_the_platform(monkeypatch: pytest.MonkeyPatch):
+def test_other_missing_modules_are_not_blamed_on_the_platform(
+    monkeypatch: pytest.MonkeyPatch,
+):
     def fail(_name: str) -> None:
         raise ModuleNotFoundError("No module named 'requests'", name="requests")
 
-    monkeypatch.setattr(compat.importlib, "import_module", fail)
+    monkeypatch.setattr(importlib, "import_module", fail)
     with pytest.raises(ModuleNotFoundError, match="requests"):
-        compat.import_mxnet()
+        import_mxnet()
 
 
-def test_without_a_gpu_the_setting_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch):
-    mx = compat.import_mxnet()
+def test_without_a_gpu_the_setting_falls_back_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    mx = import_mxnet()
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
     monkeypatch.setenv("WORKSHOP_DEVICE", "gpu")
-    assert compat.mxnet_context() == mx.cpu()
+    assert mxnet_context() == mx.cpu()
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 1)
-    assert compat.mxnet_context() == mx.gpu(0)
+    assert mxnet_context() == mx.gpu(0)
     monkeypatch.setenv("WORKSHOP_DEVICE", "cpu")
-    assert compat.mxnet_context() == mx.cpu()
+    assert mxnet_context() == mx.cpu()
     monkeypatch.setenv("WORKSHOP_DEVICE", "quantum")
     with pytest.raises(settings.SettingError, match="quantum"):
-        compat.mxnet_context()
+        mxnet_context()
 
 
 def test_two_workers_train_as_one(script: Path):
@@ -160,10 +180,14 @@ def test_a_worker_killed_ends_the_job_at_once(script: Path, chance):
     number, step = chance.randrange(2), chance.randrange(1, 300)
     with nothing_left(), kvstore.cluster(script, job(steps=1_000_000)) as cluster:
         victim, survivor = cluster.workers[number], cluster.workers[1 - number]
-        survivor.wait_until(lambda: f"step {step}\n" in survivor.output(), 120, "the first steps")
+        survivor.wait_until(
+            lambda: f"step {step}\n" in survivor.output(), 120, "the first steps"
+        )
         victim.kill()
         start = time.monotonic()
-        with pytest.raises(ProcessError, match=f"worker {number} ended with status 137"):
+        with pytest.raises(
+            ProcessError, match=f"worker {number} ended with status 137"
+        ):
             cluster.wait(timeout=60)
         assert time.monotonic() - start < 50  # not by the time limit
         assert not survivor.running
@@ -185,8 +209,12 @@ def test_a_job_that_hangs_meets_its_time_limit(script: Path):
 
 def test_an_optimizer_that_the_server_cannot_import_stops_the_job(script: Path):
     with pytest.raises(ProcessError, match=r"the server failed(?s:.*)ImportError"):
-        kvstore.run(script, job(steps=100, module="greedy", optimizer="toogreedy"), timeout=120)
-    modest = kvstore.run(script, job(module="modest", optimizer="modest"), timeout=120).results()
+        kvstore.run(
+            script, job(steps=100, module="greedy", optimizer="toogreedy"), timeout=120
+        )
+    modest = kvstore.run(
+        script, job(module="modest", optimizer="modest"), timeout=120
+    ).results()
     assert 2 < modest[0]["w"][0] < 3
 
 
@@ -199,7 +227,12 @@ def test_results_of_an_older_job_are_not_taken_for_new_ones(script: Path):
     assert not (old / "worker-0.npz").exists()
 
 
-def test_the_children_find_the_package_from_anywhere(script: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_the_children_find_the_package_from_anywhere(
+    script: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
-    assert kvstore.run(script, job("local", steps=2), timeout=120).results()[0]["rank"] == 0
+    assert (
+        kvstore.run(script, job("local", steps=2), timeout=120).results()[0]["rank"]
+        == 0
+    )

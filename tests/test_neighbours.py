@@ -1,4 +1,6 @@
-"""Two clones on one machine, also of two users: set-ups and lessons at the same time, without a clash."""
+"""Two clones on one machine, also of two users: set-ups and lessons at the same time,
+without a clash.
+"""
 
 import os
 import shutil
@@ -9,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-import check_version
-from helpers import jvm, settings
+from helpers import settings
+from helpers.java import jdk
+from tools import check_version
 
-# Maven, as far as the lock is concerned: it notes when it begins and ends, and the jars are those that are here.
+# Maven, as far as the lock is concerned: it notes when it begins and ends, and the jars
+# are those that are here.
 MAVEN = """#!/bin/sh
 echo begin >> {log}
 for argument; do case $argument in -Dworkshop.java=*) cp -rs {jars}/. "${{argument#*=}}"; esac; done
@@ -21,7 +25,8 @@ echo end >> {log}
 """
 LESSONS = ("04_ignite", "06_streaming")
 SOMEBODY = 65534  # nobody, who has an entry in the list of users everywhere
-# Another user who may look into folders that only this one may see, where this Python lies in such a one.
+# Another user who may look into folders that only this one may see, where this Python
+# lies in such a one.
 AS_SOMEBODY = (
     *("setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups"),
     *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
@@ -29,19 +34,26 @@ AS_SOMEBODY = (
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("folders", [["one", "one"], ["one", "two"]], ids=["one clone", "two clones"])
+@pytest.mark.parametrize(
+    "folders", [["one", "one"], ["one", "two"]], ids=["one clone", "two clones"]
+)
 def test_jars_are_fetched_by_one_at_a_time(folders, tmp_path):
-    """In one clone the second finds them there; in two clones Maven, whose cache both use, does not meet another."""
+    """In one clone the second finds them there; in two clones Maven, whose cache both
+    use, does not meet another.
+    """
     home, log, maven = tmp_path / "home", tmp_path / "log", tmp_path / "bin" / "mvn"
     home.mkdir()
     maven.parent.mkdir()
     maven.write_text(MAVEN.format(log=log, jars=settings.build_dir() / "java"))
     maven.chmod(0o755)
-    environment = os.environ | {"HOME": str(home), "PATH": f"{maven.parent}{os.pathsep}{os.environ['PATH']}"}
-    environment["JAVA_HOME"] = str(jvm.java_home())
+    environment = os.environ | {
+        "HOME": str(home),
+        "PATH": f"{maven.parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    environment["JAVA_HOME"] = str(jdk.java_home())
     fetching = [
         subprocess.Popen(
-            [sys.executable, "-m", "helpers.jvm"],
+            [sys.executable, "-m", "tools.fetch"],
             cwd=settings.ROOT,
             env=environment | {"WORKSHOP_BUILD": str(tmp_path / folder)},
             stdout=subprocess.DEVNULL,
@@ -65,10 +77,20 @@ def place():
 
 def run_lessons(folder, before=(), **environment):
     """Begin to run them in a clone, as its reader would."""
-    command = [*before, sys.executable, "-m", "helpers.lessons", "--scale", "tiny", *LESSONS]
+    command = [
+        *before,
+        sys.executable,
+        "-m",
+        "tools.lessons",
+        "--scale",
+        "tiny",
+        *LESSONS,
+    ]
     output = (folder / "output").open("w")
     variables = os.environ | environment
-    return subprocess.Popen(command, cwd=folder, env=variables, stdout=output, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command, cwd=folder, env=variables, stdout=output, stderr=subprocess.STDOUT
+    )
 
 
 @pytest.mark.faults
@@ -82,10 +104,16 @@ def test_two_clones_run_lessons_at_the_same_time(users, place):
     if users == 2:
         before, environment = AS_SOMEBODY, {"HOME": str(other)}
         asked = [*before, sys.executable, "-c", "import psutil"]
-        if os.getuid() or not shutil.which("setpriv") or subprocess.run(asked, capture_output=True).returncode:
+        if (
+            os.getuid()
+            or not shutil.which("setpriv")
+            or subprocess.run(asked, capture_output=True).returncode
+        ):
             pytest.skip("a second user can be had by root only, with setpriv")
         for path in (other, *other.rglob("*")):
-            if not path.is_file() or path.stat().st_nlink == 1:  # the jars are links to this user's
+            if (
+                not path.is_file() or path.stat().st_nlink == 1
+            ):  # the jars are links to this user's
                 os.chown(path, SOMEBODY, SOMEBODY, follow_symlinks=False)
     running = [run_lessons(mine), run_lessons(other, before, **environment)]
     ended = [one.wait(timeout=1800) for one in running]

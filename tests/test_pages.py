@@ -1,4 +1,6 @@
-"""The site and the slides: built without a warning, complete, every link alive, and looked at in a browser."""
+"""The site and the slides: built without a warning, complete, every link alive, and
+looked at in a browser.
+"""
 
 import functools
 import http.server
@@ -11,13 +13,14 @@ from urllib.parse import unquote, urldefrag, urljoin
 import pytest
 from bs4 import BeautifulSoup
 
-import pages
-import slides
-from helpers import lessons, settings
+from helpers import settings
+from tools import lessons, pages, slides
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 STEMS = [lesson.stem for lesson in lessons.notebooks()]
-HIDDEN = 40  # pixels of a slide below the screen's edge that one may have to scroll to; a tenth of it
+# pixels of a slide below the screen's edge that one may have to scroll to; a tenth of
+# it
+HIDDEN = 40
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +42,33 @@ def html_files(folder: Path) -> list[Path]:
 
 
 def test_every_lesson_and_document_is_a_page(built):
-    documents = [page.relative_to(settings.ROOT).with_suffix(".html") for page in pages.documents()[1:]]
-    expected = {*map(str, documents), "index.html", "docs/glossary.html", *(f"notebooks/{stem}.html" for stem in STEMS)}
-    found = {str(path.relative_to(built / "site")) for path in html_files(built / "site")}
+    documents = [
+        page.relative_to(settings.ROOT).with_suffix(".html")
+        for page in pages.documents()[1:]
+    ]
+    expected = {
+        *map(str, documents),
+        "index.html",
+        "docs/glossary.html",
+        *(f"notebooks/{stem}.html" for stem in STEMS),
+    }
+    found = {
+        str(path.relative_to(built / "site")) for path in html_files(built / "site")
+    }
     assert expected <= found
     side = soup(built / "site" / "index.html").find(class_="sidebar-tree")
     assert {link["href"] for link in side.find_all("a")} == expected - {"index.html"}
 
 
 def test_links_of_documents_lead_to_pages_or_files(monkeypatch, tmp_path):
-    """Folders are no pages, the README is the first one, a learner copy is offered on its lesson's."""
+    """Folders are no pages, the README is the first one, a learner copy is offered on
+    its lesson's.
+    """
     kept = "[d](../LICENSE) [e](../notebooks/{0}.ipynb)"
-    text = "[a](../helpers) [b](../README.md#the-lessons) [c](../learner/{0}.ipynb) " + kept
+    text = (
+        "[a](../helpers) [b](../README.md#the-lessons) [c](../learner/{0}.ipynb) "
+        + kept
+    )
     page = settings.DATA / "page.md"
     monkeypatch.setattr(Path, "read_text", lambda *_args, **_how: text.format(STEMS[0]))
     expected = "a [b](../index.md#the-lessons) [c](../notebooks/{0}.ipynb) " + kept
@@ -62,12 +80,24 @@ def test_no_link_is_dead_and_nothing_is_loaded_from_elsewhere(built):
     dead = []
     for path in html_files(built):
         here = path.as_uri()
-        for tag, attribute in (("a", "href"), ("link", "href"), ("img", "src"), ("script", "src"), ("form", "action")):
+        for tag, attribute in (
+            ("a", "href"),
+            ("link", "href"),
+            ("img", "src"),
+            ("script", "src"),
+            ("form", "action"),
+        ):
             for element in soup(path).find_all(tag, **{attribute: True}):
-                address, anchor = urldefrag(urljoin(here, element[attribute]).split("?")[0])
+                address, anchor = urldefrag(
+                    urljoin(here, element[attribute]).split("?")[0]
+                )
                 if address.startswith("file://"):
                     file = Path(unquote(address.removeprefix("file://")))
-                    lost = anchor and file.suffix == ".html" and not soup(file).find(id=unquote(anchor))
+                    lost = (
+                        anchor
+                        and file.suffix == ".html"
+                        and not soup(file).find(id=unquote(anchor))
+                    )
                     if not file.is_file() or lost:
                         dead.append((path.name, element[attribute]))
                 elif tag != "a" and not address.startswith("data:"):
@@ -86,22 +116,38 @@ def test_a_page_shows_what_is_stored(built, stem):
         if "image/png" in output.get("data", {})
     ]
     figures = page.select(".cell_output img")
-    assert [figure["alt"] for figure in figures] == [one["image/png"]["alt"] for one in data]
-    solutions = [cell for cell in stored.cells if "solution" in cell.metadata.get("tags", [])]
+    assert [figure["alt"] for figure in figures] == [
+        one["image/png"]["alt"] for one in data
+    ]
+    solutions = [
+        cell for cell in stored.cells if "solution" in cell.metadata.get("tags", [])
+    ]
     collapsed = page.select("details.hide")
     assert len(collapsed) == len(solutions)
     assert not [one for one in collapsed if one.has_attr("open")]
-    offered = {Path(link["href"]).name for link in page.find_all("a", class_="download")}
+    offered = {
+        Path(link["href"]).name for link in page.find_all("a", class_="download")
+    }
     assert offered == {f"{stem}.ipynb"}
-    assert "$" not in " ".join(text.get_text() for text in page.select("article p:not(:has(code))"))
+    assert "$" not in " ".join(
+        text.get_text() for text in page.select("article p:not(:has(code))")
+    )
 
 
 def test_downloads_are_the_files_themselves(built):
     for stem in STEMS:
         page = built / "site" / "notebooks" / f"{stem}.html"
-        links = [page.parent / link["href"] for link in soup(page).find_all("a", class_="download")]
-        originals = [settings.ROOT / folder / f"{stem}.ipynb" for folder in ("notebooks", "learner")]
-        assert [link.read_bytes() for link in links] == [original.read_bytes() for original in originals]
+        links = [
+            page.parent / link["href"]
+            for link in soup(page).find_all("a", class_="download")
+        ]
+        originals = [
+            settings.ROOT / folder / f"{stem}.ipynb"
+            for folder in ("notebooks", "learner")
+        ]
+        assert [link.read_bytes() for link in links] == [
+            original.read_bytes() for original in originals
+        ]
 
 
 def test_the_glossary_speaks_of_the_lessons_words(built):
@@ -119,10 +165,16 @@ def test_the_glossary_speaks_of_the_lessons_words(built):
 def test_a_deck_has_the_lessons_headings_and_no_solution(built, stem):
     page = soup(built / "slides" / f"{stem}.html")
     stored = lessons.nbformat.read(settings.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
-    prose = "\n".join(cell.source for cell in stored.cells if cell.cell_type == "markdown")
-    headings = re.findall(r"^##? (.+)", re.sub(r"^```.*?^```", "", prose, flags=re.S | re.M), flags=re.M)
+    prose = "\n".join(
+        cell.source for cell in stored.cells if cell.cell_type == "markdown"
+    )
+    headings = re.findall(
+        r"^##? (.+)", re.sub(r"^```.*?^```", "", prose, flags=re.S | re.M), flags=re.M
+    )
     columns = page.select(".slides > section")
-    assert [column.find(["h1", "h2"]).get_text() for column in columns] == [text.replace("`", "") for text in headings]
+    assert [column.find(["h1", "h2"]).get_text() for column in columns] == [
+        text.replace("`", "") for text in headings
+    ]
     code = page.find(class_="slides").get_text()
     for cell in stored.cells:
         if "solution" in cell.metadata.get("tags", []):
@@ -136,7 +188,9 @@ def server(built):
         def log_message(self, *_args):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(built))) as running:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(built))
+    ) as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{running.server_port}/"
@@ -153,7 +207,8 @@ def browser():
 
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(
-            executable_path=program, args=["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+            executable_path=program,
+            args=["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
         )
         yield running
         running.close()
@@ -161,20 +216,39 @@ def browser():
 
 @pytest.fixture
 def tab(browser, server):
-    """A page of the browser and everything that went wrong in it; no request may leave this machine."""
+    """A page of the browser and everything that went wrong in it; no request may leave
+    this machine.
+    """
     page, wrong = browser.new_page(viewport={"width": 1280, "height": 720}), []
-    page.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
+    page.on(
+        "console",
+        lambda message: (
+            message.type in ("error", "warning") and wrong.append(message.text)
+        ),
+    )
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
-    page.on("response", lambda answer: answer.status >= 400 and wrong.append(f"{answer.status}: {answer.url}"))
-    outside = lambda url: not url.startswith((server, "data:", "blob:"))  # noqa: E731
-    page.on("request", lambda request: outside(request.url) and wrong.append(f"leaves: {request.url}"))
+    page.on(
+        "response",
+        lambda answer: (
+            answer.status >= 400 and wrong.append(f"{answer.status}: {answer.url}")
+        ),
+    )
+
+    def outside(url):
+        return not url.startswith((server, "data:", "blob:"))
+
+    page.on(
+        "request",
+        lambda request: outside(request.url) and wrong.append(f"leaves: {request.url}"),
+    )
     yield page, wrong
     page.close()
 
 
 BAD_IMAGES = (
-    "[...document.images].filter(i => !i.complete || !i.naturalWidth || !i.alt.trim()).map(i => i.src.slice(0, 99))"
+    "[...document.images].filter(i => !i.complete || !i.naturalWidth ||"
+    " !i.alt.trim()).map(i => i.src.slice(0, 99))"
 )
 WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -188,13 +262,17 @@ def test_every_page_opens_in_a_browser(built, server, tab):
         assert page.evaluate(BAD_IMAGES) == [], path.name
         for width in (1280, 390):  # a laptop, a phone
             page.set_viewport_size({"width": width, "height": 720})
-            assert page.evaluate(WIDE) <= 0, f"{path.name} is wider than a window of {width} pixels"
+            assert page.evaluate(WIDE) <= 0, (
+                f"{path.name} is wider than a window of {width} pixels"
+            )
         assert wrong == [], path.name
 
 
 @pytest.mark.browser
 def test_the_watch_sees_what_is_wrong(server, tab):
-    """A missing file, a picture from elsewhere without a text, an error: each must be noticed by the tests here."""
+    """A missing file, a picture from elsewhere without a text, an error: each must be
+    noticed by the tests here.
+    """
     page, wrong = tab
     page.goto(f"{server}site/index.html")
     page.set_content(
@@ -202,7 +280,10 @@ def test_the_watch_sees_what_is_wrong(server, tab):
         <script>setTimeout(() => {{ throw new Error("stopped") }}, 0)</script>"""
     )
     page.wait_for_timeout(500)
-    assert {"leaves: http://pictures.example/a.png", "failed: http://pictures.example/a.png"} <= set(wrong)
+    assert {
+        "leaves: http://pictures.example/a.png",
+        "failed: http://pictures.example/a.png",
+    } <= set(wrong)
     assert {f"404: {server}site/missing.css", "stopped"} <= set(wrong)
     assert page.evaluate(BAD_IMAGES) == ["http://pictures.example/a.png"]
 
@@ -215,8 +296,12 @@ def test_search_finds_a_word(server, tab):
     page.locator(".sidebar-search").press("Enter")
     found = page.locator("#search-results li a")
     found.first.wait_for(timeout=10_000)
-    page.wait_for_function("document.querySelector('#search-results p')?.textContent.includes('found')")
-    assert {"Glossary", "Predict while it happens with Kafka, Spark and Ignite"} <= set(found.all_inner_texts())
+    page.wait_for_function(
+        "document.querySelector('#search-results p')?.textContent.includes('found')"
+    )
+    assert {"Glossary", "Predict while it happens with Kafka, Spark and Ignite"} <= set(
+        found.all_inner_texts()
+    )
     assert wrong == []
 
 

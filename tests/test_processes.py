@@ -1,4 +1,6 @@
-"""Child processes: they end with their parent however it ends, and their failures are explained."""
+"""Child processes: they end with their parent however it ends, and their failures are
+explained.
+"""
 
 import select
 import signal
@@ -11,7 +13,9 @@ import psutil
 import pytest
 
 from helpers import settings
-from helpers.processes import Child, ProcessError, free_port, listening, own_folder
+from helpers.processes.child import Child, ProcessError
+from helpers.processes.folders import own_folder
+from helpers.processes.ports import free_port, listening
 
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -38,7 +42,11 @@ def gone(pid, seconds=10):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, None], ids=["kill -9", "SIGTERM", "normal end"])
+@pytest.mark.parametrize(
+    "end",
+    [signal.SIGKILL, signal.SIGTERM, None],
+    ids=["kill -9", "SIGTERM", "normal end"],
+)
 def test_children_end_with_their_parent(tmp_path, end):
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, tmp_path / "log"],
@@ -63,7 +71,7 @@ def test_children_end_with_their_parent(tmp_path, end):
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_guard_takes_its_child_along(tmp_path, end):
     child = Child(["sleep", "600"], tmp_path / "log")
-    child._guard.send_signal(end)
+    child._supervisor.send_signal(end)
     assert gone(child.pid)
     child.stop()
 
@@ -87,7 +95,11 @@ def test_kill_is_immediate_and_seen(tmp_path):
 
 
 def test_a_stubborn_child_is_killed_after_its_grace(tmp_path):
-    child = Child(["sh", "-c", "trap '' TERM; echo on; while :; do sleep 0.1; done"], tmp_path / "log", grace=0.5)
+    child = Child(
+        ["sh", "-c", "trap '' TERM; echo on; while :; do sleep 0.1; done"],
+        tmp_path / "log",
+        grace=0.5,
+    )
     child.wait_until(lambda: "on" in child.output(), 10, "start")
     child.stop()
     assert gone(child.pid)
@@ -96,7 +108,9 @@ def test_a_stubborn_child_is_killed_after_its_grace(tmp_path):
 @pytest.mark.badinput
 def test_a_child_that_dies_while_starting_is_explained(tmp_path):
     child = Child(["sh", "-c", "echo no such cluster; exit 3"], tmp_path / "log")
-    with pytest.raises(ProcessError, match=r"Ignite: the process ended by itself(.|\n)*no such cluster"):
+    with pytest.raises(
+        ProcessError, match=r"Ignite: the process ended by itself(.|\n)*no such cluster"
+    ):
         child.wait_until(lambda: False, 10, "Ignite")
     assert child.returncode == 3
 
@@ -121,13 +135,20 @@ def test_a_taken_port_is_named():
         server.listen()
         port = server.getsockname()[1]
         assert listening(port)
-        with pytest.raises(ProcessError, match=rf"Port {port}, needed for the Spark master, is taken: end the program"):
+        with pytest.raises(
+            ProcessError,
+            match=(
+                rf"Port {port}, needed for the Spark master, is taken: end the program"
+            ),
+        ):
             free_port(port, "the Spark master")
     assert not listening(port)
     assert free_port(port) == port
 
 
-@pytest.mark.skipif(not EPHEMERAL.exists(), reason="the range is read as Linux tells it")
+@pytest.mark.skipif(
+    not EPHEMERAL.exists(), reason="the range is read as Linux tells it"
+)
 def test_ports_are_those_that_no_outgoing_connection_gets():
     first, last = map(int, EPHEMERAL.read_text().split())
     ports = {free_port() for _ in range(50)}
@@ -136,8 +157,12 @@ def test_ports_are_those_that_no_outgoing_connection_gets():
 
 
 def test_guard_needs_only_the_standard_library():
-    source = (settings.ROOT / "helpers" / "guard.py").read_text()
-    names = [line.split()[1] for line in source.splitlines() if line.startswith(("import ", "from "))]
+    source = (settings.ROOT / "helpers" / "processes" / "supervisor.py").read_text()
+    names = [
+        line.split()[1]
+        for line in source.splitlines()
+        if line.startswith(("import ", "from "))
+    ]
     assert set(names) <= sys.stdlib_module_names
 
 
@@ -168,7 +193,9 @@ def test_a_lock_ends_with_its_killed_holder(tmp_path):
     holders = []
     for _ in range(2):
         command = [sys.executable, "-c", HOLDER, tmp_path / "lock"]
-        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=settings.ROOT)
+        holder = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=settings.ROOT
+        )
         holders.append(holder)
         if len(holders) == 1:
             assert holder.stdout.readline() == b"in\n"

@@ -1,4 +1,6 @@
-"""Progress: kept for learner copies only, survives a damaged file, and stands in no full lesson's outputs."""
+"""Progress: kept for learner copies only, survives a damaged file, and stands in no
+full lesson's outputs.
+"""
 
 import json
 import os
@@ -8,16 +10,22 @@ import sys
 
 import pytest
 
-from helpers import exercises, lessons, progress, settings
+from helpers import settings
+from helpers.lesson import exercises, progress
+from tools import lessons
 
 FIRST = lessons.notebooks()[0].stem
 
 
 @pytest.fixture
 def said(monkeypatch, tmp_path):
-    """A kernel that runs the first lesson's learner copy, with a build folder of its own."""
+    """A kernel that runs the first lesson's learner copy, with a build folder of its
+    own.
+    """
     lines = []
-    monkeypatch.setattr(exercises, "display", lambda what, **_: lines.append(what["text/plain"]))
+    monkeypatch.setattr(
+        exercises, "display", lambda what, **_: lines.append(what["text/plain"])
+    )
     monkeypatch.setattr("builtins.print", lines.append)
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path))
     monkeypatch.setenv("JPY_SESSION_NAME", f"/elsewhere/learner/{FIRST}.ipynb")
@@ -40,7 +48,9 @@ def test_right_wrong_and_unanswered_are_kept(said):
     exercises.check("1", 0.4, 0.5)
     assert progress.read()[FIRST]["1"] == "right"
     assert f"{FIRST:24} 1 of 3   1: right, 2: open, 3: not yet" in progress.table()
-    assert progress.table().endswith(f"1 of {sum(len(progress.exercises(one.stem)) for one in lessons.notebooks())}")
+    assert progress.table().endswith(
+        f"1 of {sum(len(progress.exercises(one.stem)) for one in lessons.notebooks())}"
+    )
 
 
 def test_only_the_last_exercise_says_how_many_are_right(said):
@@ -51,7 +61,10 @@ def test_only_the_last_exercise_says_how_many_are_right(said):
     assert said[-1] == "2 of 3 exercises of this lesson are right."
 
 
-@pytest.mark.parametrize("where", ["a full lesson", "no front end", "another notebook", "a folder that is gone"])
+@pytest.mark.parametrize(
+    "where",
+    ["a full lesson", "no front end", "another notebook", "a folder that is gone"],
+)
 def test_nothing_else_is_kept_and_nothing_fails(said, monkeypatch, tmp_path, where):
     if where == "a full lesson":
         monkeypatch.chdir(settings.NOTEBOOKS)
@@ -69,18 +82,24 @@ def test_nothing_else_is_kept_and_nothing_fails(said, monkeypatch, tmp_path, whe
     assert not (tmp_path / "progress.json").exists()
 
 
-@pytest.mark.parametrize("damaged", ["", "{", "[1]", '{"00_start_here": 3}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "damaged", ["", "{", "[1]", '{"00_start_here": 3}', "\x00\xff"]
+)
 @pytest.mark.badinput
 def test_a_damaged_file_is_replaced(said, tmp_path, damaged):
     (tmp_path / "progress.json").write_text(damaged, encoding="latin-1")
     assert progress.read() == {}
     exercises.check("1", 0.5, 0.5)
-    assert json.loads((tmp_path / "progress.json").read_text()) == {FIRST: {"1": "right"}}
+    assert json.loads((tmp_path / "progress.json").read_text()) == {
+        FIRST: {"1": "right"}
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
 
 
 @pytest.mark.badinput
-def test_where_nothing_can_be_written_the_check_still_speaks(said, monkeypatch, tmp_path):
+def test_where_nothing_can_be_written_the_check_still_speaks(
+    said, monkeypatch, tmp_path
+):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "file"))
     exercises.check("1", 0.5, 0.5)
@@ -89,13 +108,28 @@ def test_where_nothing_can_be_written_the_check_still_speaks(said, monkeypatch, 
 
 @pytest.mark.lessons
 def test_an_unanswered_copy_runs_to_its_end(tmp_path):
-    """In its folder, with a session's name as in JupyterLab: imports, paths, the count at the end."""
+    """In its folder, with a session's name as in JupyterLab: imports, paths, the count
+    at the end.
+    """
     source = settings.LEARNER / f"{FIRST}.ipynb"
-    code = "import sys, papermill; papermill.execute_notebook(*sys.argv[1:], cwd='learner', progress_bar=False)"
+    code = (
+        "import sys, papermill; papermill.execute_notebook(*sys.argv[1:],"
+        " cwd='learner', progress_bar=False)"
+    )
     command = [sys.executable, "-c", code, str(source), str(tmp_path / "run.ipynb")]
-    environment = os.environ | {"WORKSHOP_SCALE": "tiny", "JPY_SESSION_NAME": f"learner/{FIRST}.ipynb"}
+    environment = os.environ | {
+        "WORKSHOP_SCALE": "tiny",
+        "JPY_SESSION_NAME": f"learner/{FIRST}.ipynb",
+    }
     environment["WORKSHOP_BUILD"] = str(tmp_path / "build")
-    subprocess.run(command, cwd=settings.ROOT, env=environment, check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        command,
+        cwd=settings.ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
     text = (tmp_path / "run.ipynb").read_text()
     assert text.count("not answered yet: replace the dots.") == 3
     assert "0 of 3 exercises of this lesson are right." in text

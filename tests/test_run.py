@@ -1,4 +1,6 @@
-"""`make run`: lessons of our own making, run two at a time or one, and what is said of one that fails."""
+"""`make run`: lessons of our own making, run two at a time or one, and what is said of
+one that fails.
+"""
 
 import subprocess
 import sys
@@ -9,7 +11,8 @@ import psutil
 import pytest
 from watch import until
 
-from helpers import lessons, settings
+from helpers import settings
+from tools import lessons
 
 MEET = """
 import time
@@ -29,10 +32,21 @@ def write(monkeypatch, tmp_path):
     settings.NOTEBOOKS.mkdir()
 
     def one(name, source):
-        metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
-        cells = [nbformat.v4.new_code_cell("scale = None", metadata={"tags": ["parameters"]})]
+        metadata = {
+            "kernelspec": {
+                "name": "python3",
+                "language": "python",
+                "display_name": "Python 3",
+            }
+        }
+        cells = [
+            nbformat.v4.new_code_cell("scale = None", metadata={"tags": ["parameters"]})
+        ]
         cells += [nbformat.v4.new_code_cell(source)]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), settings.NOTEBOOKS / f"{name}.ipynb")
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=cells, metadata=metadata),
+            settings.NOTEBOOKS / f"{name}.ipynb",
+        )
 
     return one
 
@@ -44,15 +58,26 @@ def test_two_lessons_run_at_the_same_time_at_scale_tiny(write, tmp_path, capfd):
     assert lessons.run("tiny", [], keep=False) == 0
     said, errors = capfd.readouterr()
     assert "2 lessons in" in said
-    assert "without encryption" not in errors  # ipykernel's warning where what is said to a kernel can be read along
-    assert all((tmp_path / "build" / "pages" / f"{name}.html").exists() for name in ("00_first", "01_second"))
+    # ipykernel's warning where what is said to a kernel can be read along
+    assert "without encryption" not in errors
+    assert all(
+        (tmp_path / "build" / "pages" / f"{name}.html").exists()
+        for name in ("00_first", "01_second")
+    )
 
 
 @pytest.mark.faults
 def test_a_killed_run_takes_its_kernel_along(write, tmp_path):
     pid = tmp_path / "pid"
-    write("00_first", f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}} ')\ntime.sleep(600)")
-    run = f"settings.NOTEBOOKS = Path({str(settings.NOTEBOOKS)!r}); lessons.run('tiny', [], keep=False)"
+    write(
+        "00_first",
+        f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}}"
+        " ')\ntime.sleep(600)",
+    )
+    run = (
+        f"settings.NOTEBOOKS = Path({str(settings.NOTEBOOKS)!r}); lessons.run('tiny',"
+        " [], keep=False)"
+    )
     code = f"from pathlib import Path; from helpers import lessons, settings; {run}"
     process, started = subprocess.Popen([sys.executable, "-c", code]), []
     try:

@@ -1,4 +1,6 @@
-"""Security across the rooms: the watches can fail, every Lab wants its token, every download has its checksum."""
+"""Security across the rooms: the watches can fail, every Lab wants its token, every
+download has its checksum.
+"""
 
 import json
 import re
@@ -9,20 +11,28 @@ import pytest
 import yaml
 from watch import secrets_in, until, watched
 
-from helpers import jvm, settings
+from helpers import settings
+from helpers.java import artefacts
 
 ROOT = settings.ROOT
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 LISTENER = (
-    "import socket, sys; s = socket.create_server((sys.argv[1], 0)); print(s.getsockname()[1], flush=True); input()"
+    "import socket, sys; s = socket.create_server((sys.argv[1], 0));"
+    " print(s.getsockname()[1], flush=True); input()"
 )
 pytestmark = pytest.mark.security
 
 
 def tracked(*patterns):
     """Text files that git tracks here, or, outside a clone, all there are."""
-    done = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, capture_output=True, text=True)
-    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+    done = subprocess.run(
+        ["git", "ls-files", "-z", *patterns], cwd=ROOT, capture_output=True, text=True
+    )
+    return [
+        ROOT / name
+        for name in done.stdout.split("\0")
+        if name and (ROOT / name).is_file()
+    ]
 
 
 # ---- the watches
@@ -31,15 +41,23 @@ def tracked(*patterns):
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
 def test_a_watch_sees_who_listens(host):
     """A process two levels below, as a node of a lesson is."""
-    inner = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {LISTENER!r}, {host!r}])"
+    inner = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {LISTENER!r},"
+        f" {host!r}])"
+    )
     with watched(every=0.1) as seen:
-        child = subprocess.Popen([sys.executable, "-c", inner], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        child = subprocess.Popen(
+            [sys.executable, "-c", inner], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         port = int(child.stdout.readline())
         wanted = seen.loopback if host == "127.0.0.1" else seen.beyond
         found = until(lambda: (host, port) in [address for address, _ in wanted])
         child.communicate(b"\n")
     assert found
-    assert (host, port) not in [address for address, _ in (seen.beyond if host == "127.0.0.1" else seen.loopback)]
+    assert (host, port) not in [
+        address
+        for address, _ in (seen.beyond if host == "127.0.0.1" else seen.loopback)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,14 +76,23 @@ def test_a_secret_is_noticed(text):
 
 
 @pytest.mark.parametrize(
-    "text", ['entry = {"username": "ignite", "password": "ignite"}', "without a password: refused", "tokens=128"]
+    "text",
+    [
+        'entry = {"username": "ignite", "password": "ignite"}',
+        "without a password: refused",
+        "tokens=128",
+    ],
 )
 def test_what_is_no_secret_is_let_through(text):
     assert secrets_in(text) == []
 
 
 def test_no_tracked_text_holds_a_secret():
-    files = [file for file in tracked() if file.suffix not in (".parquet", ".png") and file.name != "test_security.py"]
+    files = [
+        file
+        for file in tracked()
+        if file.suffix not in (".parquet", ".png") and file.name != "test_security.py"
+    ]
     assert len(files) > 100 or not (ROOT / ".git").exists()
     found = {file.name: secrets_in(file.read_text(errors="replace")) for file in files}
     assert {name: what for name, what in found.items() if what} == {}
@@ -75,9 +102,19 @@ def test_no_tracked_text_holds_a_secret():
 
 
 def test_no_start_of_jupyter_gives_up_its_token_or_its_loopback():
-    """`make lab`, the container, the dev container, Binder: whatever starts a Jupyter, and how."""
+    """`make lab`, the container, the dev container, Binder: whatever starts a Jupyter,
+    and how.
+    """
     starts = {}
-    for file in tracked("Makefile", "docker", ".devcontainer", "start", "postBuild", "scripts", "docker-compose.yml"):
+    for file in tracked(
+        "Makefile",
+        "docker",
+        ".devcontainer",
+        "start",
+        "postBuild",
+        "scripts",
+        "docker-compose.yml",
+    ):
         text = file.read_text()
         for weak in (
             r"token\s*=\s*['\"]{2}",
@@ -88,15 +125,20 @@ def test_no_start_of_jupyter_gives_up_its_token_or_its_loopback():
         ):
             assert not re.search(weak, text), (file.name, weak)
         lines = [
-            line for line in text.splitlines() if re.search(r"jupyter[\"']?,? [\"']?(lab|server|notebook)\b", line)
+            line
+            for line in text.splitlines()
+            if re.search(r"jupyter[\"']?,? [\"']?(lab|server|notebook)\b", line)
         ]
         starts[file.name] = [line for line in lines if "--ip" in line]
-        assert not [line for line in lines if "--ip" not in line and "list" not in line and "share" not in line], (
-            file.name
-        )
+        assert not [
+            line
+            for line in lines
+            if "--ip" not in line and "list" not in line and "share" not in line
+        ], file.name
     assert [file for file, lines in starts.items() if lines] == ["Makefile", "start.py"]
     assert "--ip 127.0.0.1 " in starts["Makefile"][0]
-    assert "--ip=0.0.0.0" in starts["start.py"][0]  # in the container, whose port is published on 127.0.0.1 alone
+    # in the container, whose port is published on 127.0.0.1 alone
+    assert "--ip=0.0.0.0" in starts["start.py"][0]
 
 
 # ---- no download without a checksum
@@ -108,23 +150,40 @@ def joined(text):
 
 
 def test_python_packages_come_with_their_hashes():
-    for name in ("scripts/setup.py", "scripts/bundle.py", "helpers/singa_bridge.py", "docker/Dockerfile", "Makefile"):
+    for name in (
+        "-m",
+        "tools.setup",
+        "-m",
+        "tools.bundle",
+        "helpers/singa/bridge.py",
+        "docker/Dockerfile",
+        "Makefile",
+    ):
         text = joined((ROOT / name).read_text())
-        calls = re.findall(r".{0,160}(?:pip|\"pip\",?) +\"?(?:install|sync|download|wheel)\b.{0,160}", text)
-        assert calls or name == "scripts/bundle.py"
-        assert [call for call in calls if "--require-hashes" not in call and "*strict" not in call] == [], name
+        calls = re.findall(
+            r".{0,160}(?:pip|\"pip\",?) +\"?(?:install|sync|download|wheel)\b.{0,160}",
+            text,
+        )
+        assert calls or name == "tools/bundle.py"
+        assert [
+            call
+            for call in calls
+            if "--require-hashes" not in call and "*strict" not in call
+        ] == [], name
     for lock in ROOT.glob("requirements*.txt"):
-        pins = re.findall(r"^[\w.-]+==.*?(?=^[\w.-]+==|\Z)", lock.read_text(), flags=re.M | re.S)
+        pins = re.findall(
+            r"^[\w.-]+==.*?(?=^[\w.-]+==|\Z)", lock.read_text(), flags=re.M | re.S
+        )
         assert pins
         assert [pin for pin in pins if "--hash=sha256:" not in pin] == [], lock.name
 
 
 def test_java_artefacts_come_with_their_checksums():
-    text = (ROOT / "helpers" / "jvm.py").read_text()
+    text = (ROOT / "helpers" / "java" / "artefacts.py").read_text()
     assert "--strict-checksums" in text
-    assert re.fullmatch(r"[0-9a-f]{128}", jvm.MAVEN_SHA512)
-    for module in jvm.modules():
-        sums = jvm._sums(module)
+    assert re.fullmatch(r"[0-9a-f]{128}", artefacts.MAVEN_SHA512)
+    for module in artefacts.modules():
+        sums = artefacts._sums(module)
         assert sums
         assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in sums.values())
 
@@ -132,13 +191,28 @@ def test_java_artefacts_come_with_their_checksums():
 def fetches(text):
     """Commands and calls in a text that bring a file from elsewhere."""
     return re.findall(
-        r"\b(?:curl|wget)\b|\bADD +http\S*|urlretrieve|\bpip3? install (?!.*--require-hashes)[\w.-]+", text
+        r"\b(?:curl|wget)\b|\bADD +http\S*|urlretrieve|\bpip3? install"
+        r" (?!.*--require-hashes)[\w.-]+",
+        text,
     )
 
 
 def test_nothing_else_downloads():
-    places = tracked(".github", "docker", "scripts", ".ci", ".devcontainer", "start", "postBuild", "Makefile")
-    assert {file.name: fetches(joined(file.read_text())) for file in places if fetches(joined(file.read_text()))} == {}
+    places = tracked(
+        ".github",
+        "docker",
+        "scripts",
+        ".ci",
+        ".devcontainer",
+        "start",
+        "postBuild",
+        "Makefile",
+    )
+    assert {
+        file.name: fetches(joined(file.read_text()))
+        for file in places
+        if fetches(joined(file.read_text()))
+    } == {}
     assert fetches("RUN curl -O http://x\nADD http://x /x\npip install numpy") == [
         "curl",
         "ADD http://x",
@@ -147,10 +221,30 @@ def test_nothing_else_downloads():
 
 
 def test_urls_are_opened_only_where_it_is_known():
-    """Maven's archive (with its SHA-512), pages of local clusters, and the load on local services."""
-    code = [*tracked("helpers/*.py"), *tracked("scripts/*.py"), *tracked("service/*.py"), *tracked("docker/*.py")]
-    opened = sorted(file.name for file in code if re.search(r"urlopen|requests\.get|http\.client", file.read_text()))
-    known = {"jvm.py", "spark.py", "cluster.py", "yarn.py", "kubernetes.py", "service.py", "load.py", "health.py"}
+    """Maven's archive (with its SHA-512), pages of local clusters, and the load on
+    local services.
+    """
+    code = [
+        *tracked("helpers/*.py"),
+        *tracked("tools/*.py"),
+        *tracked("service/*.py"),
+        *tracked("docker/*.py"),
+    ]
+    opened = sorted(
+        file.name
+        for file in code
+        if re.search(r"urlopen|requests\.get|http\.client", file.read_text())
+    )
+    known = {
+        "jvm.py",
+        "spark.py",
+        "cluster.py",
+        "yarn.py",
+        "kubernetes.py",
+        "service.py",
+        "load.py",
+        "health.py",
+    }
     assert set(opened) <= known | {"cluster_test.py"}
 
 
@@ -158,4 +252,6 @@ def test_urls_are_opened_only_where_it_is_known():
 def test_workflows_use_actions_by_their_commit(file):
     for job in yaml.safe_load(file.read_text())["jobs"].values():
         used = [step["uses"] for step in job["steps"] if "uses" in step]
-        assert [one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", one)] == []
+        assert [
+            one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", one)
+        ] == []

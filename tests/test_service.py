@@ -1,4 +1,6 @@
-"""The scoring service: right answers, one clear sentence for every bad question, and what it does when things break."""
+"""The scoring service: right answers, one clear sentence for every bad question, and
+what it does when things break.
+"""
 
 import http.client
 import json
@@ -21,8 +23,11 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 from watch import listening, until
 
-from helpers import data, ignite, load, service, settings
-from helpers.processes import ProcessError, free_port
+from helpers import data, settings
+from helpers.ignite import nodes as ignite
+from helpers.processes.child import ProcessError
+from helpers.processes.ports import free_port
+from helpers.serving import load, scoring_process
 from service import __main__ as start
 from service import model as models
 from service import schema
@@ -43,12 +48,15 @@ def flights():
 def content(flights):
     """A model file's content: the real encoding, coefficients at random."""
     rng = np.random.default_rng(0)
-    made = service.encoding(flights)
+    made = scoring_process.encoding(flights)
     width = len(made["columns"])
     made["mean"] += [12.0, 13.0]
     made["scale"] += [15.0, 40.0]
     made["models"] = {
-        name: {"coefficients": rng.normal(0, 0.3, width + extra).tolist(), "intercept": -1.0 - extra}
+        name: {
+            "coefficients": rng.normal(0, 0.3, width + extra).tolist(),
+            "intercept": -1.0 - extra,
+        }
         for name, extra in models.MODELS.items()
     }
     return made
@@ -70,16 +78,23 @@ def alone(content, tmp_path_factory):
     """A service without a store."""
     file = tmp_path_factory.mktemp("alone") / "model.json"
     models.save(content, file)
-    with service.running(file) as running:
+    with scoring_process.running(file) as running:
         yield running
 
 
 def expected(content, name, X, live=()):
     """The probability by hand."""
-    columns = [(value - m) / s for value, m, s in zip(live, content["mean"][-2:], content["scale"][-2:], strict=False)]
+    columns = [
+        (value - m) / s
+        for value, m, s in zip(
+            live, content["mean"][-2:], content["scale"][-2:], strict=False
+        )
+    ]
     row = np.hstack([X, np.tile(columns, (len(X), 1))]) if columns else X
     weights = content["models"][name]
-    return 1 / (1 + np.exp(-(row @ np.array(weights["coefficients"]) + weights["intercept"])))
+    return 1 / (
+        1 + np.exp(-(row @ np.array(weights["coefficients"]) + weights["intercept"]))
+    )
 
 
 def probabilities(answer):
@@ -92,7 +107,7 @@ def probabilities(answer):
 def test_raw_features_become_the_rows_of_the_design_matrix(content, flights, matrix):
     model = models.Model(content)
     rows = flights.set_index("id").loc[matrix.id_test].reset_index()
-    X = model.encode(service.raw_features(rows))
+    X = model.encode(scoring_process.raw_features(rows))
     assert content["columns"] == matrix.columns
     assert np.abs(X - matrix.X_test).max() < 1e-9
     assert model.origins(X) == rows["origin"].tolist()
@@ -100,7 +115,9 @@ def test_raw_features_become_the_rows_of_the_design_matrix(content, flights, mat
 
 def test_a_rare_or_unknown_level_counts_as_other(content):
     model = models.Model(content)
-    known, rare, unknown = model.encode([GATE, GATE | {"carrier": "OO"}, GATE | {"carrier": "ZZ"}])
+    known, rare, unknown = model.encode(
+        [GATE, GATE | {"carrier": "OO"}, GATE | {"carrier": "ZZ"}]
+    )
     assert (rare == unknown).all()
     assert not (rare == known).all()
 
@@ -118,13 +135,17 @@ def test_a_rare_or_unknown_level_counts_as_other(content):
     ],
 )
 @pytest.mark.badinput
-def test_a_model_that_does_not_fit_together_is_refused(content, change, words, tmp_path):
+def test_a_model_that_does_not_fit_together_is_refused(
+    content, change, words, tmp_path
+):
     with pytest.raises(models.ModelError, match=words):
         models.save(content | change, tmp_path / "model.json")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[]", "7", '"model"', "{}", "\x80\x04K\x01."])
+@pytest.mark.parametrize(
+    "text", [None, "", "{", "[]", "7", '"model"', "{}", "\x80\x04K\x01."]
+)
 @pytest.mark.badinput
 def test_a_file_that_is_no_model_is_refused(text, tmp_path):
     file = tmp_path / "model.json"
@@ -137,7 +158,11 @@ def test_a_file_that_is_no_model_is_refused(text, tmp_path):
 def test_the_version_is_the_content(content):
     again = json.loads(json.dumps(content, indent=3, sort_keys=True))
     other = content | {"medians": content["medians"] | {"seats": 150.0}}
-    assert models.Model(again).version == models.Model(content).version != models.Model(other).version
+    assert (
+        models.Model(again).version
+        == models.Model(content).version
+        != models.Model(other).version
+    )
     assert models.Model(other).features_cache == models.Model(content).features_cache
 
 
@@ -174,10 +199,15 @@ def test_a_service_that_cannot_start_says_why(monkeypatch, capsys, environment, 
 @pytest.mark.badinput
 def test_a_service_that_cannot_start_ends():
     command = [sys.executable, "-m", "service"]
-    done = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=settings.ROOT, capture_output=True, text=True, timeout=120
+    )
     assert (done.returncode, done.stderr) == (
         2,
-        "WORKSHOP_MODEL is not set: name the model's JSON file, which lesson 07 writes.\n",
+        (
+            "WORKSHOP_MODEL is not set: name the model's JSON file, which lesson 07"
+            " writes.\n"
+        ),
     )
 
 
@@ -185,12 +215,15 @@ def test_a_service_that_cannot_start_ends():
 def test_a_taken_port_is_named(model_file):
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ProcessError, match=str(port)), service.running(model_file, port=port):
+        with (
+            pytest.raises(ProcessError, match=str(port)),
+            scoring_process.running(model_file, port=port),
+        ):
             pass
 
 
 def test_it_starts_and_answers_while_no_node_of_the_store_listens(content, model_file):
-    with service.running(model_file, [("127.0.0.1", free_port())]) as running:
+    with scoring_process.running(model_file, [("127.0.0.1", free_port())]) as running:
         assert running.ask("/health/ready")[1]["store"] == "down"
         assert running.ask("/predict", BY_FEATURES)[0] == 200
         assert running.ask("/predict", {"flights": [{"id": 1}]})[0] == 503
@@ -201,19 +234,28 @@ def test_it_starts_and_answers_while_no_node_of_the_store_listens(content, model
 
 def test_features_in_the_request_are_enough(content, flights, alone):
     some = flights.sample(50, random_state=1).reset_index(drop=True)
-    raw = service.raw_features(some)
+    raw = scoring_process.raw_features(some)
     X = models.Model(content).encode(raw)
     for name, live in {"scheduled": {}, "airport": {"airport_delay": 30.0}}.items():
-        status, answer = alone.ask("/predict", {"flights": [{"features": one | live} for one in raw]})
+        status, answer = alone.ask(
+            "/predict", {"flights": [{"features": one | live} for one in raw]}
+        )
         assert status == 200
         assert answer["model_version"] == models.Model(content).version
         assert {each["model"] for each in answer["predictions"]} == {name}
-        assert np.abs(probabilities(answer) - expected(content, name, X, tuple(live.values()))).max() < 1e-9
+        assert (
+            np.abs(
+                probabilities(answer) - expected(content, name, X, tuple(live.values()))
+            ).max()
+            < 1e-9
+        )
 
 
 def test_an_unknown_delay_at_the_airport_counts_as_the_mean(content, alone):
     X = models.Model(content).encode([GATE])
-    _, answer = alone.ask("/predict", {"flights": [{"features": GATE | {"dep_delay": 40.0}}]})
+    _, answer = alone.ask(
+        "/predict", {"flights": [{"features": GATE | {"dep_delay": 40.0}}]}
+    )
     assert answer["predictions"][0]["live"] == ["dep_delay"]
     by_hand = expected(content, "departed", X, (content["mean"][-2], 40.0))
     assert np.abs(probabilities(answer) - by_hand).max() < 1e-9
@@ -229,7 +271,11 @@ def test_without_a_store_an_id_needs_features(alone):
     status, answer = alone.ask("/predict", {"flights": [{"id": 7}]})
     assert (status, "flight 7 came without features" in answer["error"]) == (503, True)
     status, answer = alone.ask("/predict", {"flights": [{"id": 7, "features": GATE}]})
-    assert (status, answer["predictions"][0]["source"], answer["predictions"][0]["id"]) == (200, "request", 7)
+    assert (
+        status,
+        answer["predictions"][0]["source"],
+        answer["predictions"][0]["id"],
+    ) == (200, "request", 7)
 
 
 def features(**change):
@@ -251,9 +297,21 @@ BAD = {
     "a fraction for an id": ({"flights": [{"id": 7.5}]}, 422, "valid integer"),
     "a negative id": ({"flights": [{"id": -1}]}, 422, "greater than or equal to 0"),
     "an id beyond 64 bits": ({"flights": [{"id": 2**63}]}, 422, "less than"),
-    "an id of 5,000 digits": (b'{"flights": [{"id": ' + b"9" * 5000 + b"}]}", 400, "cannot be read"),
-    "unknown field": ({"flights": [{"id": 1}], "model": "best"}, 422, "model: extra inputs"),
-    "unknown feature": (features(mood=1), 422, r"flights[0].features.mood: extra inputs"),
+    "an id of 5,000 digits": (
+        b'{"flights": [{"id": ' + b"9" * 5000 + b"}]}",
+        400,
+        "cannot be read",
+    ),
+    "unknown field": (
+        {"flights": [{"id": 1}], "model": "best"},
+        422,
+        "model: extra inputs",
+    ),
+    "unknown feature": (
+        features(mood=1),
+        422,
+        r"flights[0].features.mood: extra inputs",
+    ),
     "missing features": ({"flights": [{"features": {"hour": 7}}]}, 422, "(and 3 more)"),
     "NaN": (features(distance=math.nan), 422, "finite"),
     "infinity": (features(temp=-math.inf), 422, "finite"),
@@ -267,10 +325,22 @@ BAD = {
     "a carrier in lower case": (features(carrier="b6"), 422, "pattern"),
     "a delay of a year": (features(dep_delay=525_600), 422, "less than or equal to"),
     "text for a number": (features(temp="warm"), 422, "valid number"),
-    "unknown wish": (BY_FEATURES | {"live": "maybe"}, 422, "'if_fresh', 'required' or 'never'"),
-    "a moment without a time zone": (BY_FEATURES | {"at": "2013-12-05T12:00:00"}, 422, "timezone"),
+    "unknown wish": (
+        BY_FEATURES | {"live": "maybe"},
+        422,
+        "'if_fresh', 'required' or 'never'",
+    ),
+    "a moment without a time zone": (
+        BY_FEATURES | {"at": "2013-12-05T12:00:00"},
+        422,
+        "timezone",
+    ),
     "no moment": (BY_FEATURES | {"at": "noon"}, 422, "at: "),
-    "required and not there": (BY_FEATURES | {"live": "required"}, 409, "no airport_delay"),
+    "required and not there": (
+        BY_FEATURES | {"live": "required"},
+        409,
+        "no airport_delay",
+    ),
     "nested without end": (b"[" * 200_000, 400, "cannot be read"),
     "too large a body": (b" " * (MAX_BODY + 1), 413, "send fewer"),
 }
@@ -293,10 +363,20 @@ def test_a_bad_question_gets_one_clear_sentence(alone, what):
 @pytest.mark.badinput
 @pytest.mark.security
 def test_a_body_without_end_is_not_read_to_its_end(alone, announced):
-    """Announced as huge it is refused unread; in chunks without an announcement, after a while."""
-    with closing(http.client.HTTPConnection("127.0.0.1", alone.port, timeout=30)) as connection:
+    """Announced as huge it is refused unread; in chunks without an announcement, after
+    a while.
+    """
+    with closing(
+        http.client.HTTPConnection("127.0.0.1", alone.port, timeout=30)
+    ) as connection:
         connection.putrequest("POST", "/predict")
-        connection.putheader(*(("content-length", str(announced)) if announced else ("transfer-encoding", "chunked")))
+        connection.putheader(
+            *(
+                ("content-length", str(announced))
+                if announced
+                else ("transfer-encoding", "chunked")
+            )
+        )
         connection.endheaders()
         chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"
         try:
@@ -320,8 +400,12 @@ def test_a_body_that_does_not_come_is_not_waited_for(model_file, sent):
         thread.start()
         try:
             with socket.create_connection(listener.getsockname(), timeout=20) as client:
-                client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + sent)
-                answer = b"".join(iter(lambda: client.recv(65536), b""))  # to the end: it hangs up
+                client.sendall(
+                    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+                    + sent
+                )
+                # to the end: it hangs up
+                answer = b"".join(iter(lambda: client.recv(65536), b""))
         finally:
             server.should_exit = True
             thread.join(20)
@@ -343,17 +427,29 @@ def test_without_settings_it_listens_on_loopback(monkeypatch):
 @pytest.mark.badinput
 def test_other_pages_and_methods(alone):
     assert alone.ask("/")[0] == 404
-    assert alone.ask("/predict") == (405, {"error": "This page does not take that method."})
+    assert alone.ask("/predict") == (
+        405,
+        {"error": "This page does not take that method."},
+    )
     assert alone.ask("/health/live", {})[0] == 405
     assert alone.ask("/health/live") == (200, {"live": True})
-    assert alone.ask("/openapi.json")[1]["paths"].keys() == {"/predict", "/health/live", "/health/ready", "/metrics"}
+    assert alone.ask("/openapi.json")[1]["paths"].keys() == {
+        "/predict",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+    }
 
 
 def test_metrics_count_what_was_asked(alone):
     def count(status):
         page = alone.ask("/metrics")[1]
         line = f'service_requests_total{{path="/predict",status="{status}"}} '
-        return sum(float(each.removeprefix(line)) for each in page.splitlines() if each.startswith(line))
+        return sum(
+            float(each.removeprefix(line))
+            for each in page.splitlines()
+            if each.startswith(line)
+        )
 
     before = count(200), count(422)
     alone.ask("/predict", BY_FEATURES)
@@ -366,30 +462,49 @@ def test_metrics_count_what_was_asked(alone):
 
 
 def test_a_new_model_is_taken_over_and_a_bad_one_is_not(content, model_file):
-    with service.running(model_file) as running:
+    with scoring_process.running(model_file) as running:
         first = running.ask("/predict", BY_FEATURES)[1]
-        other = content["models"] | {"scheduled": content["models"]["scheduled"] | {"intercept": 2.0}}
+        other = content["models"] | {
+            "scheduled": content["models"]["scheduled"] | {"intercept": 2.0}
+        }
         new = models.save(content | {"models": other}, model_file)
-        assert until(lambda: running.ask("/health/ready")[1]["model_version"] == new.version)
+        assert until(
+            lambda: running.ask("/health/ready")[1]["model_version"] == new.version
+        )
         second = running.ask("/predict", BY_FEATURES)[1]
         assert second["model_version"] == new.version != first["model_version"]
-        assert second["predictions"][0]["probability"] > first["predictions"][0]["probability"]
+        assert (
+            second["predictions"][0]["probability"]
+            > first["predictions"][0]["probability"]
+        )
         for damaged in (lambda: model_file.write_text("{"), model_file.unlink):
             damaged()
             failures = "service_model_reload_failures {}.0".format
-            assert until(lambda f=failures: f(1) in running.ask("/metrics")[1] or f(2) in running.ask("/metrics")[1])
+            assert until(
+                lambda f=failures: (
+                    f(1) in running.ask("/metrics")[1]
+                    or f(2) in running.ask("/metrics")[1]
+                )
+            )
             assert running.ask("/predict", BY_FEATURES) == (200, second)
 
 
 def test_told_to_end_it_answers_on_and_asks_clients_to_connect_anew(model_file):
     def asks_to_close():
-        with closing(http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)) as connection:
-            connection.request("POST", "/predict", json.dumps(BY_FEATURES), {"content-type": "application/json"})
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)
+        ) as connection:
+            connection.request(
+                "POST",
+                "/predict",
+                json.dumps(BY_FEATURES),
+                {"content-type": "application/json"},
+            )
             response = connection.getresponse()
             assert response.status == 200
             return response.getheader("connection") == "close"
 
-    with service.running(model_file, WORKSHOP_SERVICE_DRAIN=3) as running:
+    with scoring_process.running(model_file, WORKSHOP_SERVICE_DRAIN=3) as running:
         assert not asks_to_close()
         os.kill(running.child.pid, signal.SIGTERM)
         assert until(asks_to_close, 2)
@@ -397,14 +512,17 @@ def test_told_to_end_it_answers_on_and_asks_clients_to_connect_anew(model_file):
 
 
 def test_sigterm_lets_open_requests_finish(model_file):
-    with service.running(model_file) as running:
+    with scoring_process.running(model_file) as running:
         body = json.dumps(BY_FEATURES).encode()
-        with closing(http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)) as connection:
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)
+        ) as connection:
             connection.putrequest("POST", "/predict")
             connection.putheader("content-type", "application/json")
             connection.putheader("content-length", str(len(body)))
             connection.endheaders(body[:10])
-            before = running.ask("/health/live")[0]  # by now the half request has been read
+            # by now the half request has been read
+            before = running.ask("/health/live")[0]
             os.kill(running.child.pid, signal.SIGTERM)
             assert until(lambda: not accepts(running.port))
             connection.send(body[10:])
@@ -415,13 +533,17 @@ def test_sigterm_lets_open_requests_finish(model_file):
 
 
 @pytest.mark.faults
-def test_a_service_killed_under_load_comes_back_at_its_port_with_the_same_answers(model_file, chance):
-    with service.running(model_file) as first:
+def test_a_service_killed_under_load_comes_back_at_its_port_with_the_same_answers(
+    model_file, chance
+):
+    with scoring_process.running(model_file) as first:
         wanted = first.ask("/predict", BY_FEATURES)
-        asking = load.start(f"{first.url}/predict", [BY_FEATURES], clients=2, seconds=10)
+        asking = load.start(
+            f"{first.url}/predict", [BY_FEATURES], clients=2, seconds=10
+        )
         time.sleep(chance.uniform(0, 1.5))  # the moment itself
         first.child.kill()
-        with service.running(model_file, port=first.port) as second:
+        with scoring_process.running(model_file, port=first.port) as second:
             assert second.ask("/predict", BY_FEATURES) == wanted
             requests = asking.result()
     assert set(requests["status"]) == {0, 200}  # an answer is right or there is none
@@ -443,14 +565,24 @@ class Stored:
     """One node with the features of the test flights, and a service on it."""
 
     def __init__(self, cluster, clients, running, matrix, content):
-        self.cluster, self.clients, self.running, self.matrix = cluster, clients, running, matrix
+        self.cluster, self.clients, self.running, self.matrix = (
+            cluster,
+            clients,
+            running,
+            matrix,
+        )
         self.model = models.Model(content)
         self.ids = matrix.id_test[:200].tolist()
 
     def fill(self):
         client = self.clients.get()
         cache = client.get_or_create_cache(self.model.features_cache)
-        cache.put_all({key: x.tobytes() for key, x in zip(self.ids, self.matrix.X_test, strict=False)})
+        cache.put_all(
+            {
+                key: x.tobytes()
+                for key, x in zip(self.ids, self.matrix.X_test, strict=False)
+            }
+        )
         for name in ("live_airports", "live_flights"):
             client.get_or_create_cache(name).clear()
 
@@ -463,9 +595,15 @@ def stored(content, matrix, tmp_path_factory):
     file = tmp_path_factory.mktemp("stored") / "model.json"
     models.save(content, file)
     with ExitStack() as stack:
-        cluster = stack.enter_context(ignite.cluster(nodes=1, heap=160, local=True, name="service"))
+        cluster = stack.enter_context(
+            ignite.cluster(nodes=1, heap=160, local=True, name="service")
+        )
         clients = stack.enter_context(cluster.clients())
-        running = stack.enter_context(service.running(file, cluster.addresses, WORKSHOP_SERVICE_MAX_AGE=900))
+        running = stack.enter_context(
+            scoring_process.running(
+                file, cluster.addresses, WORKSHOP_SERVICE_MAX_AGE=900
+            )
+        )
         made = Stored(cluster, clients, running, matrix, content)
         made.fill()
         yield made
@@ -474,7 +612,9 @@ def stored(content, matrix, tmp_path_factory):
 @pytest.mark.ignite
 def test_ids_are_scored_from_the_store(stored, content):
     asked = stored.ids[::-1] + stored.ids[:3]  # any order, and some twice
-    status, answer = stored.running.ask("/predict", {"flights": [{"id": key} for key in asked]})
+    status, answer = stored.running.ask(
+        "/predict", {"flights": [{"id": key} for key in asked]}
+    )
     X = stored.matrix.X_test[:200]
     assert status == 200
     assert [each["id"] for each in answer["predictions"]] == asked
@@ -485,13 +625,19 @@ def test_ids_are_scored_from_the_store(stored, content):
 @pytest.mark.ignite
 @pytest.mark.badinput
 def test_unknown_flights_are_named(stored):
-    body = {"flights": [{"id": stored.ids[0]}, {"id": 999_999_998}, {"id": 999_999_999}]}
+    body = {
+        "flights": [{"id": stored.ids[0]}, {"id": 999_999_998}, {"id": 999_999_999}]
+    }
     status, answer = stored.running.ask("/predict", body)
     assert status == 404
     assert "999999998 is not in the store (nor are 1 more)" in answer["error"]
     body["flights"][1]["features"] = body["flights"][2]["features"] = GATE
     status, answer = stored.running.ask("/predict", body)
-    assert [each["source"] for each in answer["predictions"]] == ["store", "request", "request"]
+    assert [each["source"] for each in answer["predictions"]] == [
+        "store",
+        "request",
+        "request",
+    ]
 
 
 @pytest.mark.ignite
@@ -500,32 +646,56 @@ def test_live_features_are_used_while_they_are_fresh(stored, content):
     origin = stored.model.origins(X)[0]
     when = 1_386_288_000.0
     stored.live("live_airports", {origin: np.array([when, 25.0]).tobytes()})
-    ask = lambda at, **more: stored.running.ask("/predict", {"flights": [{"id": key}], "at": at} | more)  # noqa: E731
-    fresh, old, before = "2013-12-06T00:10:00Z", "2013-12-06T00:16:00Z", "2013-12-05T23:00:00Z"
+
+    def ask(at, **more):
+        return stored.running.ask(
+            "/predict", {"flights": [{"id": key}], "at": at} | more
+        )
+
+    fresh, old, before = (
+        "2013-12-06T00:10:00Z",
+        "2013-12-06T00:16:00Z",
+        "2013-12-05T23:00:00Z",
+    )
     _, answer = ask(fresh)
     assert answer["predictions"][0]["model"] == "airport"
-    assert np.abs(probabilities(answer) - expected(content, "airport", X, (25.0,))).max() < 1e-12
+    assert (
+        np.abs(probabilities(answer) - expected(content, "airport", X, (25.0,))).max()
+        < 1e-12
+    )
     assert ask(fresh, live="required")[0] == 200
     assert ask(old)[1]["predictions"][0]["model"] == "scheduled"
     assert ask(before)[1]["predictions"][0]["model"] == "scheduled"
     status, answer = ask(old, live="required")
-    assert (status, "is 960 s old, the limit is 900 s" in answer["error"]) == (409, True)
+    assert (status, "is 960 s old, the limit is 900 s" in answer["error"]) == (
+        409,
+        True,
+    )
     stored.live("live_flights", {key: np.float64(40.0).tobytes()})
     _, answer = ask(fresh)
     assert answer["predictions"][0]["live"] == ["airport_delay", "dep_delay"]
-    assert np.abs(probabilities(answer) - expected(content, "departed", X, (25.0, 40.0))).max() < 1e-12
+    assert (
+        np.abs(
+            probabilities(answer) - expected(content, "departed", X, (25.0, 40.0))
+        ).max()
+        < 1e-12
+    )
     stored.fill()
     status, answer = ask(fresh, live="required")
     assert (status, "is not in the store" in answer["error"]) == (409, True)
 
 
 @pytest.mark.ignite
-@pytest.mark.parametrize("value", [b"", b"123", np.array([np.nan, 1.0]).tobytes(), "text", 7])
+@pytest.mark.parametrize(
+    "value", [b"", b"123", np.array([np.nan, 1.0]).tobytes(), "text", 7]
+)
 @pytest.mark.badinput
 def test_damaged_live_features_count_as_unknown(stored, value):
     stored.live("live_airports", dict.fromkeys(("EWR", "JFK", "LGA"), value))
     stored.live("live_flights", {stored.ids[0]: value})
-    status, answer = stored.running.ask("/predict", {"flights": [{"id": stored.ids[0]}]})
+    status, answer = stored.running.ask(
+        "/predict", {"flights": [{"id": stored.ids[0]}]}
+    )
     assert (status, answer["predictions"][0]["model"]) == (200, "scheduled")
     stored.fill()
 
@@ -535,7 +705,9 @@ def test_answers_of_many_clients_are_not_mixed_up(stored, content):
     right = expected(content, "scheduled", stored.matrix.X_test[:200])
 
     def ask(number):
-        _, answer = stored.running.ask("/predict", {"flights": [{"id": stored.ids[number]}]})
+        _, answer = stored.running.ask(
+            "/predict", {"flights": [{"id": stored.ids[number]}]}
+        )
         return abs(answer["predictions"][0]["probability"] - right[number])
 
     with ThreadPoolExecutor(16) as pool:
@@ -543,7 +715,9 @@ def test_answers_of_many_clients_are_not_mixed_up(stored, content):
 
 
 def fitting(part, whole=None):
-    """A strategy for the values that fit a JSON schema, as far as this API's schema goes."""
+    """A strategy for the values that fit a JSON schema, as far as this API's schema
+    goes.
+    """
     whole = whole or part
     if "$ref" in part:
         return fitting(whole["$defs"][part["$ref"].rsplit("/", 1)[1]], whole)
@@ -554,26 +728,47 @@ def fitting(part, whole=None):
     kind = part["type"]
     if kind == "object":
         needed = part.get("required", [])
-        fields = {name: fitting(each, whole) for name, each in part["properties"].items()}
+        fields = {
+            name: fitting(each, whole) for name, each in part["properties"].items()
+        }
         always = {name: fields.pop(name) for name in needed}
         return st.fixed_dictionaries(always, optional=fields)
     if kind == "array":
-        return st.lists(fitting(part["items"], whole), min_size=part.get("minItems", 0), max_size=8)
+        return st.lists(
+            fitting(part["items"], whole), min_size=part.get("minItems", 0), max_size=8
+        )
     if kind == "integer":
         over = part.get("exclusiveMaximum")
-        return st.integers(part.get("minimum"), over - 1 if over is not None else part.get("maximum"))
+        return st.integers(
+            part.get("minimum"), over - 1 if over is not None else part.get("maximum")
+        )
     if kind == "number":
         low = part.get("minimum", part.get("exclusiveMinimum"))
         return st.floats(low, part["maximum"], exclude_min="exclusiveMinimum" in part)
     if part.get("format") == "date-time":
         return st.datetimes(timezones=st.timezones()).map(lambda when: when.isoformat())
-    return st.from_regex(part["pattern"], fullmatch=True) if kind == "string" else st.none()
+    return (
+        st.from_regex(part["pattern"], fullmatch=True)
+        if kind == "string"
+        else st.none()
+    )
 
 
 REQUESTS = fitting(schema.Request.model_json_schema())
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-JSON = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner))
-fuzz = how(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+JSON = st.recursive(
+    PLAIN,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner)
+    ),
+)
+fuzz = how(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    derandomize=True,
+)
 
 
 def never_our_fault(running, body):
@@ -595,11 +790,23 @@ def test_no_body_that_fits_the_schema_breaks_it(stored, body):
 
 @pytest.mark.ignite
 @fuzz
-@given(REQUESTS, st.sampled_from(["id", "features", "hour", "origin", "distance", "live", "at"]), JSON)
+@given(
+    REQUESTS,
+    st.sampled_from(["id", "features", "hour", "origin", "distance", "live", "at"]),
+    JSON,
+)
 def test_no_body_with_one_wrong_value_breaks_it(stored, body, where, value):
     flight = body["flights"][0]
-    inner = flight.get("features") if isinstance(flight.get("features"), dict) else flight
-    target = body if where in ("live", "at") else flight if where in ("id", "features") else inner
+    inner = (
+        flight.get("features") if isinstance(flight.get("features"), dict) else flight
+    )
+    target = (
+        body
+        if where in ("live", "at")
+        else flight
+        if where in ("id", "features")
+        else inner
+    )
     target[where] = value
     never_our_fault(stored.running, body)
 
@@ -621,8 +828,14 @@ def test_no_bytes_break_it(stored, body):
 @pytest.mark.ignite
 @pytest.mark.faults
 def test_the_store_goes_and_comes_back(stored):
-    by_id, both = {"flights": [{"id": stored.ids[0]}]}, {"flights": [{"id": stored.ids[0], "features": GATE}]}
-    ask = lambda body: stored.running.ask("/predict", body)  # noqa: E731
+    by_id, both = (
+        {"flights": [{"id": stored.ids[0]}]},
+        {"flights": [{"id": stored.ids[0], "features": GATE}]},
+    )
+
+    def ask(body):
+        return stored.running.ask("/predict", body)
+
     assert ask(both)[1]["predictions"][0]["source"] == "store"
     stored.cluster.kill(0)
     status, answer = ask(by_id)

@@ -1,4 +1,6 @@
-"""`make` as a stranger uses it: quick the second time, offline once set up, clear when something is wrong."""
+"""`make` as a stranger uses it: quick the second time, offline once set up, clear when
+something is wrong.
+"""
 
 import fcntl
 import hashlib
@@ -10,15 +12,23 @@ import zipfile
 
 import pytest
 
-import bundle
-from helpers import lessons, settings
+from helpers import settings
+from tools import bundle, lessons
 
-NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")}
+NO_NETWORK = {
+    name: "http://127.0.0.1:9"
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+}
 
 
 def make(*arguments, **environment):
-    # these tests may themselves run under `make test`, which would announce every call of make as a nested one
-    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    # these tests may themselves run under `make test`, which would announce every call
+    # of make as a nested one
+    outside = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MAKE", "MFLAGS"))
+    }
     return subprocess.run(
         ["make", *arguments],
         cwd=settings.ROOT,
@@ -45,7 +55,9 @@ def test_a_second_set_up_does_nothing_and_needs_no_network():
 def test_a_second_set_up_at_the_same_time_waits_for_the_first():
     with (settings.ROOT / "scripts" / "setup.py").open() as first:
         fcntl.flock(first, fcntl.LOCK_EX)
-        second = subprocess.Popen(["make", "setup"], cwd=settings.ROOT, stdout=subprocess.DEVNULL)
+        second = subprocess.Popen(
+            ["make", "setup"], cwd=settings.ROOT, stdout=subprocess.DEVNULL
+        )
         with pytest.raises(subprocess.TimeoutExpired):  # alone it is done in a second
             second.wait(5)
     assert second.wait(60) == 0
@@ -53,9 +65,12 @@ def test_a_second_set_up_at_the_same_time_waits_for_the_first():
 
 @pytest.mark.badinput
 def test_another_python_is_refused(tmp_path):
-    """A Python that says it is another one: sitecustomize changes the version before set-up asks."""
+    """A Python that says it is another one: sitecustomize changes the version before
+    set-up asks.
+    """
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys, platform\nsys.version_info = (3, 12, 1, 'final', 0)\nplatform.python_version = lambda: '3.12.1'\n"
+        "import sys, platform\nsys.version_info = (3, 12, 1, 'final',"
+        " 0)\nplatform.python_version = lambda: '3.12.1'\n"
     )
     done = make("setup", f"PYTHON={sys.executable}", PYTHONPATH=str(tmp_path))
     assert done.returncode != 0
@@ -67,34 +82,55 @@ def test_another_python_is_refused(tmp_path):
 def project(tmp_path):
     """A copy of what set-up needs, without an environment."""
     folder = tmp_path / "project"
-    for name in ("Makefile", "scripts/setup.py", "requirements.txt", "requirements-uv.txt"):
+    for name in (
+        "Makefile",
+        "-m",
+        "tools.setup",
+        "requirements.txt",
+        "requirements-uv.txt",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(settings.ROOT / name, folder / name)
     return folder
 
 
 def refused(done, *words):
-    """Set-up has failed and said why: its last line is one sentence, with these words in it."""
+    """Set-up has failed and said why: its last line is one sentence, with these words
+    in it.
+    """
     assert done.returncode not in (0, 127)
     assert "Traceback" not in done.stderr
-    sentence = [line for line in done.stderr.splitlines() if not line.startswith("make")][-1]
+    sentence = [
+        line for line in done.stderr.splitlines() if not line.startswith("make")
+    ][-1]
     assert sentence.endswith((".", "PYTHON=/path/to/python3.11"))
     for word in words:
         assert word in sentence
 
 
 def set_up(project, start=(), **environment):
-    """Runs a project's own scripts/setup.py, by the Python that this environment was made with."""
-    command = [*start, sys._base_executable, "scripts/setup.py"]
+    """Runs a project's own tools/setup.py, by the Python that this environment was made
+    with.
+    """
+    command = [*start, sys._base_executable, "tools/setup.py"]
     return subprocess.run(
-        command, cwd=project, env=os.environ | environment, capture_output=True, text=True, timeout=120
+        command,
+        cwd=project,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
 @pytest.mark.badinput
 @pytest.mark.parametrize("python", ["", "/nowhere/python3.11"])
 def test_no_python_at_all(python):
-    refused(make("setup", f"PYTHON={python}"), "Python 3.11 is needed", "install it, or name it: make setup PYTHON=")
+    refused(
+        make("setup", f"PYTHON={python}"),
+        "Python 3.11 is needed",
+        "install it, or name it: make setup PYTHON=",
+    )
 
 
 @pytest.mark.badinput
@@ -103,12 +139,24 @@ def test_a_package_that_differs_from_its_checksum_is_not_installed(project, tmp_
     """A wheel that the real pip finds, and a lock that names another one's checksum."""
     with zipfile.ZipFile(tmp_path / "uv-9.9-py3-none-any.whl", "w") as wheel:
         wheel.writestr("uv/__init__.py", "")
-        wheel.writestr("uv-9.9.dist-info/METADATA", "Metadata-Version: 2.1\nName: uv\nVersion: 9.9\n")
-        wheel.writestr("uv-9.9.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            "uv-9.9.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: uv\nVersion: 9.9\n",
+        )
+        wheel.writestr(
+            "uv-9.9.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         wheel.writestr("uv-9.9.dist-info/RECORD", "")
-    (project / "requirements-uv.txt").write_text(f"uv==9.9 --hash=sha256:{hashlib.sha256(b'another').hexdigest()}\n")
+    (project / "requirements-uv.txt").write_text(
+        f"uv==9.9 --hash=sha256:{hashlib.sha256(b'another').hexdigest()}\n"
+    )
     done = set_up(project, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
-    refused(done, "is not the one that its checksum names, and was not installed", "git checkout -- requirements")
+    refused(
+        done,
+        "is not the one that its checksum names, and was not installed",
+        "git checkout -- requirements",
+    )
     assert not list((project / ".venv").rglob("uv/__init__.py"))
 
 
@@ -125,23 +173,43 @@ def test_a_folder_without_room(project, tmp_path, mount, words):
     """A small file system of its own, seen by set-up alone."""
     folder = tmp_path / "small"
     folder.mkdir()
-    steps = [f"mount -t tmpfs -o {mount[0]} none {folder}", f"cp -r {project}/. {folder}"]
+    steps = [
+        f"mount -t tmpfs -o {mount[0]} none {folder}",
+        f"cp -r {project}/. {folder}",
+    ]
     steps += [f"mount -o {options} {folder}" for options in mount[1:]]
-    start = ["unshare", "-rm", "sh", "-c", " && ".join([*steps, f"cd {folder}", 'exec "$@"']), "sh"]
-    if not shutil.which("unshare") or subprocess.run([*start, "true"], capture_output=True).returncode:
-        pytest.skip("this machine cannot mount a file system for one process (unshare -rm)")
+    start = [
+        "unshare",
+        "-rm",
+        "sh",
+        "-c",
+        " && ".join([*steps, f"cd {folder}", 'exec "$@"']),
+        "sh",
+    ]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*start, "true"], capture_output=True).returncode
+    ):
+        pytest.skip(
+            "this machine cannot mount a file system for one process (unshare -rm)"
+        )
     refused(set_up(project, start), *words)
 
 
 @pytest.mark.badinput
 @pytest.mark.parametrize(
-    "text", [None, "", "# no such line as it should be\nabc\n"], ids=["missing", "empty", "damaged"]
+    "text",
+    [None, "", "# no such line as it should be\nabc\n"],
+    ids=["missing", "empty", "damaged"],
 )
 def test_a_bundle_without_its_list_of_files(project, text):
     (project / "bundle").mkdir()
     if text is not None:
         (project / "bundle" / "SHA256SUMS").write_text(text)
-    refused(set_up(project), "bundle/SHA256SUMS is missing or damaged: unpack the archive again")
+    refused(
+        set_up(project),
+        "bundle/SHA256SUMS is missing or damaged: unpack the archive again",
+    )
     assert not (project / ".venv").exists()
 
 
@@ -149,7 +217,10 @@ def test_a_bundle_without_its_list_of_files(project, text):
 def test_no_bundle_outside_a_clone(monkeypatch, tmp_path):
     monkeypatch.setattr(bundle, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(bundle.BundleError, match=r"no git clone, so nobody knows .*: make it in a clone"):
+    with pytest.raises(
+        bundle.BundleError,
+        match=r"no git clone, so nobody knows .*: make it in a clone",
+    ):
         bundle.tracked()
 
 
@@ -159,14 +230,21 @@ def test_a_build_folder_that_is_a_file(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "file"))
     monkeypatch.setattr(sys, "argv", ["lessons", "00_start_here"])
     assert lessons.main() == 2
-    assert "file is no folder: name one, or leave the setting out." in capsys.readouterr().out
+    assert (
+        "file is no folder: name one, or leave the setting out."
+        in capsys.readouterr().out
+    )
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.badinput
 def test_no_network_at_first_set_up(project, tmp_path):
-    """A copy of the project without its environment, and a package cache that is empty."""
-    offline = NO_NETWORK | {"PIP_CACHE_DIR": str(tmp_path / "cache"), "PIP_RETRIES": "0", "PIP_FIND_LINKS": ""}
+    """A copy of the project without its environment, and an empty package cache."""
+    offline = NO_NETWORK | {
+        "PIP_CACHE_DIR": str(tmp_path / "cache"),
+        "PIP_RETRIES": "0",
+        "PIP_FIND_LINKS": "",
+    }
     done = subprocess.run(
         ["make", "setup", f"PYTHON={sys.executable}"],
         cwd=project,
@@ -181,7 +259,8 @@ def test_no_network_at_first_set_up(project, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [(["SCALE=huge"], "Unknown scale 'huge'"), ([], "Unknown scale 'odd'")]
+    ("arguments", "words"),
+    [(["SCALE=huge"], "Unknown scale 'huge'"), ([], "Unknown scale 'odd'")],
 )
 @pytest.mark.badinput
 def test_an_unknown_scale_stops_a_run(arguments, words):
@@ -193,7 +272,10 @@ def test_an_unknown_scale_stops_a_run(arguments, words):
 @pytest.mark.badinput
 def test_an_unknown_lesson_is_refused():
     done = subprocess.run(
-        [sys.executable, "-m", "helpers.lessons", "99_nothing"], cwd=settings.ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "tools.lessons", "99_nothing"],
+        cwd=settings.ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert "No lesson 99_nothing: there are 00_start_here" in done.stdout

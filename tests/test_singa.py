@@ -1,4 +1,6 @@
-"""SINGA's bridge and its fences, and groups of workers: what is missing, what does not fit, who dies."""
+"""SINGA's bridge and its fences, and groups of workers: what is missing, what does not
+fit, who dies.
+"""
 
 import os
 import subprocess
@@ -9,19 +11,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import compat, doctor, peers, settings, singa_bridge
+from helpers import settings
+from helpers.singa import bridge, peers
+from helpers.singa.load import import_singa
+from tools import doctor
 
 needs_singa = [
     pytest.mark.singa,
-    pytest.mark.skipif(not singa_bridge.supported(), reason="SINGA's wheel is for Linux on x86-64"),
+    pytest.mark.skipif(
+        not bridge.supported(), reason="SINGA's wheel is for Linux on x86-64"
+    ),
 ]
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
     """Run code in a process of its own, with the project in its path."""
     path = os.pathsep.join([*environment.pop("before", "").split(), str(settings.ROOT)])
-    place = {"env": {**os.environ, "PYTHONPATH": path, **environment}, "cwd": settings.build_dir()}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **place)
+    place = {
+        "env": {**os.environ, "PYTHONPATH": path, **environment},
+        "cwd": settings.build_dir(),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **place,
+    )
 
 
 def last_line(done: subprocess.CompletedProcess) -> str:
@@ -31,21 +47,30 @@ def last_line(done: subprocess.CompletedProcess) -> str:
 class TestUnavailable:
     @pytest.mark.badinput
     def test_platform_without_a_wheel_names_the_container(self):
-        code = "import platform; platform.machine = lambda: 'arm64'\nfrom helpers import compat; compat.import_singa()"
+        code = (
+            "import platform; platform.machine = lambda: 'arm64'\nfrom helpers import"
+            " compat; load.import_singa()"
+        )
         said = last_line(python(code))
-        assert said.startswith("helpers.compat.EngineUnavailable: SINGA's wheel is for Linux on x86-64")
+        assert said.startswith(
+            "helpers.errors.EngineUnavailable: SINGA's wheel is for Linux on x86-64"
+        )
         assert "docker compose up lab" in said
 
-    @pytest.mark.skipif(not singa_bridge.supported(), reason="says first that the platform has none")
+    @pytest.mark.skipif(
+        not bridge.supported(), reason="says first that the platform has none"
+    )
     @pytest.mark.badinput
     def test_missing_wheel_names_the_remedy(self, tmp_path):
         code = f"""
 from pathlib import Path
 from helpers import compat, singa_bridge
 singa_bridge.HOME = Path({str(tmp_path)!r})
-compat.import_singa()"""
+load.import_singa()"""
         assert (
-            last_line(python(code)) == "helpers.compat.EngineUnavailable: SINGA's wheel is not there: run `make setup`."
+            last_line(python(code))
+            == "helpers.errors.EngineUnavailable: SINGA's wheel is not there: run `make"
+            " setup`."
         )
 
     @pytest.mark.badinput
@@ -69,20 +94,24 @@ sys.exit(singa_bridge.main())"""
         code = """
 import numpy, sys
 from helpers import compat
-print(compat.import_singa().__version__, 'int' in vars(numpy), 'singa.singa_wrap' in sys.modules)"""
-        assert python(code, before=str(tmp_path)).stdout.split() == ["5.1.0", "False", "False"]
+print(load.import_singa().__version__, 'int' in vars(numpy), 'singa.singa_wrap' in sys.modules)"""
+        assert python(code, before=str(tmp_path)).stdout.split() == [
+            "5.1.0",
+            "False",
+            "False",
+        ]
 
 
 @pytest.fixture
 def wheel_copy(tmp_path, monkeypatch):
-    """The wheel's small files as links in another folder, so that one can be damaged."""
-    record = next(singa_bridge.HOME.glob("singa-*.dist-info/RECORD"))
-    for name, _ in [*singa_bridge._digests(record), (singa_bridge.PINS.name, "")]:
+    """The wheel's small files as links elsewhere, so that one can be damaged."""
+    record = next(bridge.HOME.glob("singa-*.dist-info/RECORD"))
+    for name, _ in [*bridge._digests(record), (bridge.PINS.name, "")]:
         link = tmp_path / name
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(singa_bridge.HOME / name)
-    (tmp_path / record.relative_to(singa_bridge.HOME)).symlink_to(record)
-    monkeypatch.setattr(singa_bridge, "HOME", tmp_path)
+        link.symlink_to(bridge.HOME / name)
+    (tmp_path / record.relative_to(bridge.HOME)).symlink_to(record)
+    monkeypatch.setattr(bridge, "HOME", tmp_path)
     return tmp_path
 
 
@@ -90,7 +119,7 @@ class TestWheel:
     pytestmark = needs_singa
 
     def test_is_verified(self, wheel_copy):
-        assert singa_bridge.problem() is None
+        assert bridge.problem() is None
         assert doctor.singa() == "wheel verified"
 
     @pytest.mark.badinput
@@ -98,30 +127,30 @@ class TestWheel:
     def test_damage_is_found(self, wheel_copy):
         (wheel_copy / "singa" / "opt.py").unlink()
         (wheel_copy / "singa" / "opt.py").write_text("")
-        assert "singa/opt.py is missing or damaged" in singa_bridge.problem()
+        assert "singa/opt.py is missing or damaged" in bridge.problem()
         with pytest.raises(doctor.Problem, match="make setup"):
             doctor.singa()
 
     @pytest.mark.badinput
     @pytest.mark.security
     def test_another_pin_is_found(self, wheel_copy):
-        (wheel_copy / singa_bridge.PINS.name).unlink()
-        (wheel_copy / singa_bridge.PINS.name).write_text("singa==2.0\n")
-        assert "another version" in singa_bridge.problem()
+        (wheel_copy / bridge.PINS.name).unlink()
+        (wheel_copy / bridge.PINS.name).write_text("singa==2.0\n")
+        assert "another version" in bridge.problem()
 
     @pytest.mark.badinput
     def test_half_a_wheel_is_found(self, wheel_copy):
         next(wheel_copy.glob("singa-*.dist-info/RECORD")).unlink()
-        assert "is missing" in singa_bridge.problem()
+        assert "is missing" in bridge.problem()
 
     @pytest.mark.security
     def test_pin_has_one_hash(self):
-        assert singa_bridge.PINS.read_text().count("--hash=sha256:") == 1
+        assert bridge.PINS.read_text().count("--hash=sha256:") == 1
 
 
 @pytest.fixture(scope="module")
 def singa():
-    compat.import_singa()
+    import_singa()
     from singa import autograd, singa_wrap, tensor
 
     autograd.training = True
@@ -142,7 +171,7 @@ import os
 before = dict(os.environ)
 from helpers import compat
 try:
-    compat.import_singa()
+    load.import_singa()
 except compat.EngineUnavailable:
     pass
 assert dict(os.environ) == before"""
@@ -155,11 +184,15 @@ class TestCopies:
     @pytest.mark.parametrize("dtype", [np.float32, np.int32])
     def test_there_and_back(self, singa, dtype):
         values = np.arange(24, dtype=dtype).reshape(2, 3, 4)
-        assert np.array_equal(singa.tensor.to_numpy(singa.tensor.from_numpy(values)), values)
+        assert np.array_equal(
+            singa.tensor.to_numpy(singa.tensor.from_numpy(values)), values
+        )
 
     def test_from_a_view_with_strides(self, singa):
         values = np.arange(24, dtype=np.float32).reshape(4, 6)[::2, ::3]
-        assert np.array_equal(singa.tensor.to_numpy(singa.tensor.from_numpy(values)), values)
+        assert np.array_equal(
+            singa.tensor.to_numpy(singa.tensor.from_numpy(values)), values
+        )
 
     def test_beyond_the_tensor_is_refused(self, singa):
         with pytest.raises(ValueError, match="do not fit"):
@@ -190,9 +223,15 @@ BAD = {
     "slice": lambda s: s.wrap.SliceOn(s.ones(2, 3).data, 1, 9, 0),
     "axis": lambda s: s.wrap.Sum(s.ones(2, 3).data, 4),
     "softmax of a vector": lambda s: s.wrap.SoftMax(s.ones(3).data),
-    "too few labels": lambda s: s.autograd.softmax_cross_entropy(s.ones(5, 3), s.ints(0, 1)),
-    "label too large": lambda s: s.autograd.softmax_cross_entropy(s.ones(2, 3), s.ints(0, 3)),
-    "labels as floats": lambda s: s.autograd.softmax_cross_entropy(s.ones(2, 3), s.ones(2)),
+    "too few labels": lambda s: s.autograd.softmax_cross_entropy(
+        s.ones(5, 3), s.ints(0, 1)
+    ),
+    "label too large": lambda s: s.autograd.softmax_cross_entropy(
+        s.ones(2, 3), s.ints(0, 3)
+    ),
+    "labels as floats": lambda s: s.autograd.softmax_cross_entropy(
+        s.ones(2, 3), s.ones(2)
+    ),
 }
 
 
@@ -208,7 +247,7 @@ class TestFences:
         code = """
 import numpy as np
 from helpers import compat
-compat.import_singa()
+load.import_singa()
 from singa import singa_wrap, tensor
 singa_wrap.__add__.__wrapped__(*(tensor.from_numpy(np.ones(s, 'f')).data for s in ((2, 3), 4)))"""
         assert python(code).returncode == -6
@@ -230,9 +269,15 @@ singa_wrap.__add__.__wrapped__(*(tensor.from_numpy(np.ones(s, 'f')).data for s i
 
     def test_cross_entropy_still_works(self, singa):
         scores = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]], np.float32)
-        loss = singa.autograd.softmax_cross_entropy(singa.tensor.from_numpy(scores), singa.ints(0, 2))
+        loss = singa.autograd.softmax_cross_entropy(
+            singa.tensor.from_numpy(scores), singa.ints(0, 2)
+        )
         share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-        np.testing.assert_allclose(singa.tensor.to_numpy(loss), -np.log(share[[0, 1], [0, 2]]).mean(), rtol=1e-5)
+        np.testing.assert_allclose(
+            singa.tensor.to_numpy(loss),
+            -np.log(share[[0, 1], [0, 2]]).mean(),
+            rtol=1e-5,
+        )
 
 
 @pytest.fixture
@@ -254,10 +299,18 @@ def worker(tmp_path):
 class TestPeers:
     @pytest.mark.parametrize("size", [1, 2, 3])
     def test_mean_is_the_same_everywhere(self, worker, size):
-        body = "group.finish(mean=group.mean(np.arange(5) * (group.rank + 1.0)), sent=group.bytes_sent)"
+        body = (
+            "group.finish(mean=group.mean(np.arange(5) * (group.rank + 1.0)),"
+            " sent=group.bytes_sent)"
+        )
         results = peers.run(worker(body), size=size)
-        expected = np.mean([np.arange(5) * (rank + 1.0) for rank in range(size)], axis=0)
-        assert all(np.array_equal(result["mean"], expected.astype(np.float32)) for result in results)
+        expected = np.mean(
+            [np.arange(5) * (rank + 1.0) for rank in range(size)], axis=0
+        )
+        assert all(
+            np.array_equal(result["mean"], expected.astype(np.float32))
+            for result in results
+        )
         assert sum(result["sent"] for result in results) == 2 * (size - 1) * 5 * 4
 
     def test_large_arrays_may_cross(self, worker):
@@ -270,24 +323,37 @@ group.finish(got=sum(group.receive(1 - group.rank).sum() for turn in range(3)))"
         assert (first["got"], second["got"]) == (3 * 8_000_000, 3 * 4_000_000)
 
     def test_options_arrive(self, worker):
-        (result,) = peers.run(worker("group.finish(twice=2 * group.options['number'])"), size=1, number=21)
+        (result,) = peers.run(
+            worker("group.finish(twice=2 * group.options['number'])"), size=1, number=21
+        )
         assert result["twice"] == 42
 
     @pytest.mark.faults
     def test_a_killed_worker_is_noticed_at_once(self, worker, chance):
         victim = chance.randrange(3)
-        script = worker("print('ready', flush=True)\nwhile True:\n    group.mean(np.zeros(1000))")
+        script = worker(
+            "print('ready', flush=True)\nwhile True:\n    group.mean(np.zeros(1000))"
+        )
         with peers.group(script, size=3, timeout=60) as running:
             for child in running.workers:
-                child.wait_until(lambda child=child: "ready" in child.output(), 60, "worker")
+                child.wait_until(
+                    lambda child=child: "ready" in child.output(), 60, "worker"
+                )
             time.sleep(chance.random())  # the moment itself
             running.workers[victim].kill()
             began = time.monotonic()
-            with pytest.raises(peers.PeerError, match=f"worker {victim} was ended by signal 9") as caught:
+            with pytest.raises(
+                peers.PeerError, match=f"worker {victim} was ended by signal 9"
+            ) as caught:
                 running.wait()
-        assert time.monotonic() - began < 30  # seconds; half of what they would wait for a silent one
+        # seconds; half of what they would wait for a silent one
+        assert time.monotonic() - began < 30
         said = str(caught.value)
-        assert all(f"worker {n} stopped: PeerError: worker " in said for n in range(3) if n != victim)
+        assert all(
+            f"worker {n} stopped: PeerError: worker " in said
+            for n in range(3)
+            if n != victim
+        )
         assert f"worker {victim} is gone" in said
         assert not any(child.running for child in running.workers)
 
@@ -299,18 +365,23 @@ group.finish(got=sum(group.receive(1 - group.rank).sum() for turn in range(3)))"
     def test_a_worker_that_does_not_join(self, worker):
         script = worker("group.finish()")
         script.write_text(
-            "import json, sys, time\nif json.loads(sys.argv[1])['rank']:\n    time.sleep(100)\n" + script.read_text()
+            "import json, sys, time\nif json.loads(sys.argv[1])['rank']:\n   "
+            " time.sleep(100)\n" + script.read_text()
         )
         with pytest.raises(peers.PeerError, match="worker 1 did not join within 3 s"):
             peers.run(script, size=2, timeout=3)
 
     def test_an_error_is_told_in_one_sentence(self, worker):
         script = worker("raise ValueError('shapes do not fit')")
-        with pytest.raises(peers.PeerError, match=r"^worker 0 stopped: ValueError: shapes do not fit$"):
+        with pytest.raises(
+            peers.PeerError, match=r"^worker 0 stopped: ValueError: shapes do not fit$"
+        ):
             peers.run(script, size=1)
 
     def test_work_without_end_is_ended(self, worker):
-        with pytest.raises(peers.PeerError, match="the workers were not done after 3 s"):
+        with pytest.raises(
+            peers.PeerError, match="the workers were not done after 3 s"
+        ):
             peers.run(worker("time.sleep(100)"), size=1, limit=3)
 
     def test_nothing_is_left_behind(self, worker, tmp_path):

@@ -1,4 +1,6 @@
-"""Sessions, the standalone cluster and spark-submit: same Python everywhere, loopback only, nothing left behind."""
+"""Sessions, the standalone cluster and spark-submit: same Python everywhere, loopback
+only, nothing left behind.
+"""
 
 import os
 import socket
@@ -11,15 +13,18 @@ import pyspark
 import pytest
 from watch import below, nothing_left, open_to_the_world, until
 
-from helpers import cluster, settings, spark
-from helpers.processes import ProcessError
+from helpers import settings
+from helpers.processes.child import ProcessError
+from helpers.spark import sessions
+from helpers.spark.standalone import standalone_cluster
+from helpers.spark.submit import submit
 
 pytestmark = pytest.mark.spark
 
 
 @pytest.fixture(scope="module")
 def session():
-    session = spark.session("tests", memory="512m")
+    session = sessions.start("tests", memory="512m")
     yield session
     session.stop()
 
@@ -32,7 +37,10 @@ def test_workers_use_this_python_and_this_package(session):
 
     import helpers
 
-    assert session.sparkContext.parallelize([0], 1).map(who).first() == (sys.executable, helpers.__file__)
+    assert session.sparkContext.parallelize([0], 1).map(who).first() == (
+        sys.executable,
+        helpers.__file__,
+    )
 
 
 @pytest.mark.security
@@ -44,16 +52,22 @@ def test_a_session_is_quiet_local_and_in_utc(session):
 
 
 def test_traffic_counts_shuffled_bytes(session):
-    before = spark.traffic(session)
+    before = sessions.traffic(session)
     session.range(10_000, numPartitions=4).count()
-    counted = spark.traffic(session)
+    counted = sessions.traffic(session)
     assert counted["tasks"] > before["tasks"]
     session.range(10_000, numPartitions=4).repartition(3).foreach(lambda _: None)
-    assert spark.traffic(session)["shuffle_bytes"] - counted["shuffle_bytes"] > 10_000
+    assert (
+        sessions.traffic(session)["shuffle_bytes"] - counted["shuffle_bytes"] > 10_000
+    )
 
 
 def test_plan_is_printed_without_paths(session, capsys):
-    spark.show_plan(session.read.parquet(str(settings.DATA / "airlines.parquet")).groupBy("carrier").count())
+    sessions.show_plan(
+        session.read.parquet(str(settings.DATA / "airlines.parquet"))
+        .groupBy("carrier")
+        .count()
+    )
     printed = capsys.readouterr().out
     assert "Exchange" in printed
     assert str(settings.ROOT) not in printed
@@ -61,9 +75,9 @@ def test_plan_is_printed_without_paths(session, capsys):
 
 def test_settings_name_the_master(monkeypatch):
     monkeypatch.setenv("WORKSHOP_SPARK_MASTER", "local[1]")
-    session = spark.session("settings")
+    session = sessions.start("settings")
     assert session.sparkContext.master == "local[1]"
-    with cluster.standalone() as external:
+    with standalone_cluster() as external:
         assert external.url == "local[1]"
         assert external.master is None
     session.stop()
@@ -71,17 +85,26 @@ def test_settings_name_the_master(monkeypatch):
 
 @pytest.mark.security
 def test_standalone_cluster_runs_a_job_and_leaves_nothing(capsys):
-    with nothing_left(), cluster.standalone(workers=2, memory="512m") as standalone:
+    with nothing_left(), standalone_cluster(workers=2, memory="512m") as standalone:
         assert standalone.alive_workers() == 2
-        session = spark.session("cluster", master=standalone.url, spark_executor_memory="512m")
-        assert session.sparkContext.parallelize(range(100), 4).map(lambda x: x * 2).sum() == 9900
+        session = sessions.start(
+            "cluster", master=standalone.url, spark_executor_memory="512m"
+        )
+        assert (
+            session.sparkContext.parallelize(range(100), 4).map(lambda x: x * 2).sum()
+            == 9900
+        )
         assert open_to_the_world() == []
         session.stop()
     assert standalone.ui in capsys.readouterr().out
 
 
 def test_a_failing_block_ends_the_cluster():
-    with nothing_left(), pytest.raises(ZeroDivisionError), cluster.standalone(workers=1, memory="512m"):
+    with (
+        nothing_left(),
+        pytest.raises(ZeroDivisionError),
+        standalone_cluster(workers=1, memory="512m"),
+    ):
         raise ZeroDivisionError
 
 
@@ -91,8 +114,10 @@ def test_a_taken_port_is_named():
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        with pytest.raises(ProcessError, match=f"Port {port}, needed for the Spark master, is taken"):
-            cluster.standalone(port=port).__enter__()
+        with pytest.raises(
+            ProcessError, match=f"Port {port}, needed for the Spark master, is taken"
+        ):
+            standalone_cluster(port=port).__enter__()
 
 
 @pytest.mark.badinput
@@ -102,9 +127,11 @@ def test_submit_returns_the_output_and_explains_failures(tmp_path):
         "import sys\nfrom pyspark.sql import SparkSession\n"
         "print(SparkSession.builder.getOrCreate().range(int(sys.argv[1])).count())\n"
     )
-    assert spark.submit(script, [42], master="local[1]", memory="512m").strip() == "42"
-    with pytest.raises(RuntimeError, match=r"spark-submit job.py failed:(.|\n)*invalid literal"):
-        spark.submit(script, ["many"], master="local[1]", memory="512m")
+    assert submit(script, [42], master="local[1]", memory="512m").strip() == "42"
+    with pytest.raises(
+        RuntimeError, match=r"spark-submit job.py failed:(.|\n)*invalid literal"
+    ):
+        submit(script, ["many"], master="local[1]", memory="512m")
 
 
 WAITING = """
@@ -127,7 +154,9 @@ spark.submit(Path(sys.argv[1]), [sys.argv[2]], master="local[1]", memory="512m")
 def test_a_submitted_job_ends_with_the_python_that_waits_for_it(tmp_path):
     script, begun = tmp_path / "job.py", tmp_path / "begun"
     script.write_text(WAITING)
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, script, begun], cwd=settings.ROOT)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, script, begun], cwd=settings.ROOT
+    )
     assert until(begun.exists, 90)
     started = below(parent.pid)
     assert any("SparkSubmit" in " ".join(process.cmdline()) for process in started)
@@ -137,10 +166,16 @@ def test_a_submitted_job_ends_with_the_python_that_waits_for_it(tmp_path):
 
 
 def test_findspark_takes_an_installed_spark(tmp_path):
-    """SPARK_HOME names a Spark unpacked elsewhere: here the same files in a distribution's layout."""
+    """SPARK_HOME names a Spark unpacked elsewhere: here the same files in a
+    distribution's layout.
+    """
     (tmp_path / "spark" / "python").mkdir(parents=True)
-    (tmp_path / "spark" / "python" / "pyspark").symlink_to(Path(pyspark.__file__).parent)
-    (tmp_path / "spark" / "python" / "lib").symlink_to(Path(pyspark.__file__).parent / "python" / "lib")
+    (tmp_path / "spark" / "python" / "pyspark").symlink_to(
+        Path(pyspark.__file__).parent
+    )
+    (tmp_path / "spark" / "python" / "lib").symlink_to(
+        Path(pyspark.__file__).parent / "python" / "lib"
+    )
     code = "from helpers import spark; import pyspark; print(pyspark.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,4 +1,6 @@
-"""What tests watch beside themselves: conditions that come true, processes left over, addresses beyond loopback."""
+"""What tests watch beside themselves: conditions that come true, processes left over,
+addresses beyond loopback.
+"""
 
 import os
 import re
@@ -11,7 +13,8 @@ from dataclasses import dataclass, field
 import psutil
 from pyspark import SparkContext
 
-# Private keys, tokens in addresses and headers, passwords of stores and of services, keys of clouds and registries.
+# Private keys, tokens in addresses and headers, passwords of stores and of services,
+# keys of clouds and registries.
 SECRETS = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----"
     r"|[?&]token=\w{8,}"
@@ -31,7 +34,9 @@ def until(condition: Callable[[], object], seconds: float = 30) -> bool:
 
 
 def below(pid: int | None = None) -> list[psutil.Process]:
-    """The living processes below one, without this Python's own Spark driver, which stays until Python ends."""
+    """The living processes below one, without this Python's own Spark driver, which
+    stays until Python ends.
+    """
     driver = SparkContext._gateway.proc.pid if SparkContext._gateway else None
     found = []
     with suppress(psutil.NoSuchProcess):
@@ -44,7 +49,9 @@ def below(pid: int | None = None) -> list[psutil.Process]:
 
 @contextmanager
 def nothing_left(seconds: float = 15) -> Iterator[None]:
-    """Fails when a process that was started within the block has not ended `seconds` after it."""
+    """Fails when a process that was started within the block has not ended `seconds`
+    after it.
+    """
     before = set(below())
     yield
     until(lambda: before.issuperset(below()), seconds)
@@ -53,23 +60,36 @@ def nothing_left(seconds: float = 15) -> Iterator[None]:
 
 def open_to_the_world() -> list[tuple[str, int]]:
     """Addresses beyond loopback on which this process and those below it listen."""
-    return [address for address, _ in listening(os.getpid()) if address[0] not in LOOPBACK]
+    return [
+        address for address, _ in listening(os.getpid()) if address[0] not in LOOPBACK
+    ]
 
 
 def listening(pid: int) -> list[tuple[tuple[str, int], str]]:
-    """Addresses on which a process and those below it listen, each with the name of its process."""
+    """Addresses on which a process and those below it listen, each with the name of its
+    process.
+    """
     found = []
     with suppress(psutil.NoSuchProcess):
-        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        for process in [
+            psutil.Process(pid),
+            *psutil.Process(pid).children(recursive=True),
+        ]:
             with suppress(psutil.NoSuchProcess):
                 connections = process.net_connections("inet")
-                found += [(tuple(c.laddr), process.name()) for c in connections if c.status == psutil.CONN_LISTEN]
+                found += [
+                    (tuple(c.laddr), process.name())
+                    for c in connections
+                    if c.status == psutil.CONN_LISTEN
+                ]
     return found
 
 
 @dataclass
 class Seen:
-    """What a watch has seen: how often it looked, and who listened, on loopback and `beyond`."""
+    """What a watch has seen: how often it looked, and who listened, on loopback and
+    `beyond`.
+    """
 
     looks: int = 0
     loopback: set[tuple[tuple[str, int], str]] = field(default_factory=set)
@@ -78,7 +98,8 @@ class Seen:
 
 @contextmanager
 def watched(pid: int | None = None, every: float = 1.0) -> Iterator[Seen]:
-    """Looks who listens below a process (this one) while the block lasts, and once more at its end.
+    """Looks who listens below a process (this one) while the block lasts, and once more
+    at its end.
 
     What opens a port for less than `every` seconds can be missed.
     """

@@ -1,16 +1,21 @@
-"""Runs in the Lab: reads and writes a cache with one backup, while an Ignite node is killed from outside.
+"""Runs in the Lab: reads and writes a cache with one backup, while an Ignite node is
+killed from outside.
 
-Prints one JSON object a line: servers in the cluster, keys acknowledged so far, values read wrongly; at the end keys
-lost and the same sums by SQL.
+Prints one JSON object a line: servers in the cluster, keys acknowledged so far, values
+read wrongly; at the end keys lost and the same sums by SQL.
 """
 
 import json
 import time
 
 from pyignite.datatypes.cache_config import WriteSynchronizationMode
-from pyignite.datatypes.prop_codes import PROP_BACKUPS_NUMBER, PROP_NAME, PROP_WRITE_SYNCHRONIZATION_MODE
+from pyignite.datatypes.prop_codes import (
+    PROP_BACKUPS_NUMBER,
+    PROP_NAME,
+    PROP_WRITE_SYNCHRONIZATION_MODE,
+)
 
-from helpers import ignite
+from helpers.ignite import nodes as ignite
 
 SECONDS = 180
 ROUND = 500  # keys a round
@@ -41,13 +46,24 @@ with ignite.cluster() as cluster, cluster.clients() as clients:
         some = list(written)[-2 * ROUND :]
         found = clients.read(lambda _, some=some: clients.cache("SAFE").get_all(some))
         wrong += sum(found.get(each) != written[each] for each in some)
-        print(json.dumps({"servers": seen, "written": len(written), "wrong": wrong}), flush=True)
+        print(
+            json.dumps({"servers": seen, "written": len(written), "wrong": wrong}),
+            flush=True,
+        )
         after += seen == 2
     keys = list(written)
     found = clients.read(lambda _: clients.cache("SAFE").get_all(keys))
     lost = sum(each not in found for each in keys)
     wrong += sum(found[each] != written[each] for each in found)
     print(
-        json.dumps({"servers": clients.read(servers), "written": len(keys), "lost": lost, "wrong": wrong}), flush=True
+        json.dumps(
+            {
+                "servers": clients.read(servers),
+                "written": len(keys),
+                "lost": lost,
+                "wrong": wrong,
+            }
+        ),
+        flush=True,
     )
     clients.get().get_cache("SAFE").destroy()

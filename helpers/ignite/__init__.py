@@ -1,0 +1,1 @@
+"""Ignite: nodes as local processes, a safe client, certificates."""

@@ -1,0 +1,365 @@
+"""Ignite: a cluster of nodes as local processes (or the one that the settings name),
+and a JVM to drive it from.
+"""
+
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+from py4j.java_gateway import JavaGateway
+
+from helpers import settings
+from helpers.ignite import certificates
+from helpers.ignite.client import Clients
+from helpers.java import artefacts, class_archives, jdk
+from helpers.java.gateway import gateway
+from helpers.processes.child import Child, ProcessError
+from helpers.processes.folders import own_folder
+from helpers.processes.ports import free_port, listening
+
+READY_SECONDS = 120
+CONFIG = settings.JVM / "ignite" / "server.xml"
+SPARE_NODES = 2  # how many nodes can join later
+JVM_MB = 150  # what a node's JVM needs beside its heap and its data
+# Java 17 has to open these packages to Ignite:
+# https://ignite.apache.org/docs/latest/quick-start/java
+OPENED = """
+java.base/jdk.internal.access java.base/jdk.internal.misc java.base/sun.nio.ch
+java.base/sun.util.calendar java.base/sun.reflect.generics.reflectiveObjects
+java.base/java.io java.base/java.nio java.base/java.net java.base/java.util
+java.base/java.util.concurrent java.base/java.util.concurrent.locks
+java.base/java.util.concurrent.atomic java.base/java.lang java.base/java.lang.invoke
+java.base/java.lang.reflect java.base/java.math java.base/java.time java.base/java.text
+java.management/com.sun.jmx.mbeanserver java.management/sun.management
+jdk.internal.jvmstat/sun.jvmstat.monitor jdk.management/com.sun.management.internal
+java.sql/java.sql java.desktop/java.awt.font
+"""
+TOPOLOGY = re.compile(r"Topology snapshot \[ver=(\d+).*?servers=(\d+)")
+
+_numbers = itertools.count()
+
+
+class Cluster:
+    """Nodes that were started here, or the external ones: `addresses` is the list of
+    (host, port) for clients.
+
+    `tls` holds pyignite's options for a verified connection (empty without TLS). Nodes
+    are counted from 0.
+    """
+
+    def __init__(
+        self,
+        addresses: list[tuple[str, int]],
+        folder: Path | None = None,
+        **properties: object,
+    ):
+        self.addresses = addresses
+        self.folder = folder
+        self.tls: dict[str, object] = {}
+        self.heap = 0
+        self.nodes: dict[int, Child] = {}
+        self._secrets: dict[
+            str, str
+        ] = {}  # by the environment: everybody can read a command line
+        self._properties = {
+            f"workshop.{key.replace('_', '.')}": value
+            for key, value in properties.items()
+        }
+        self._discovery: list[int] = []
+
+    @property
+    def jdbc_url(self) -> str:
+        """What a JDBC client connects to."""
+        return "jdbc:ignite:thin://" + ",".join(
+            f"{host}:{port}" for host, port in self.addresses
+        )
+
+    def clients(self, **options: object) -> Clients:
+        """Connections to all nodes, one for each thread that asks; `options` are
+        pyignite's (username, password).
+        """
+        return Clients(self.addresses, **self.tls, **options)
+
+    def alive(self) -> list[int]:
+        """Numbers of the nodes whose process runs."""
+        return [number for number, node in self.nodes.items() if node.running]
+
+    def servers_seen(self, number: int) -> int:
+        """How many servers a node says there are; 0 while it is starting.
+
+        Its log is asked, so that it works for a cluster that is inactive or wants a
+        password. The lines are not in order there: the highest version counts.
+        """
+        log = self.nodes[number].output()
+        if "Ignite node started OK" not in log:
+            return 0
+        return max(
+            (tuple(map(int, seen)) for seen in TOPOLOGY.findall(log)), default=(0, 0)
+        )[1]
+
+    def wait(self) -> None:
+        """Until every node that lives sees exactly those that live and accepts clients.
+        Raises ProcessError.
+        """
+        for number, node in self.nodes.items():
+            if node.running or not self._killed(number):
+                node.wait_until(
+                    lambda n=number: self._ready(n),
+                    READY_SECONDS,
+                    f"Ignite node {number}{self._heap_note()}",
+                )
+
+    def start_node(self, number: int | None = None) -> int:
+        """Start one more node, or again one that has ended, and wait until all see it;
+        its number.
+
+        A persistent node finds its data again, an in-memory one comes back empty and is
+        filled by the others.
+        """
+        self._own()
+        number = self._spawn(len(self.nodes) if number is None else number)
+        self.wait()
+        return number
+
+    def start_again(self) -> None:
+        """Start all nodes that have ended, together."""
+        self._own()
+        for number in set(self.nodes) - set(self.alive()):
+            self._spawn(number)
+        self.wait()
+
+    def kill(self, *numbers: int) -> None:
+        """`kill -9`: the crash of a node."""
+        self._own()
+        for number in numbers:
+            self.nodes[number].kill()
+
+    def stop(self) -> None:
+        """End all nodes: SIGTERM, then SIGKILL. Without persistence the data go."""
+        for node in self.nodes.values():
+            node.signal(signal.SIGTERM)  # all at once, then wait for each
+        for node in self.nodes.values():
+            node.stop()
+
+    def memory_mb(self) -> dict[int, float]:
+        """Resident memory of each living node in MB."""
+        return {
+            number: psutil.Process(self.nodes[number].pid).memory_info().rss / 1e6
+            for number in self.alive()
+        }
+
+    def control(self, *arguments: str) -> str:
+        """Run Ignite's control utility (`--state`, `--baseline`, `--cache ...`) and
+        return what it prints.
+
+        Raises ProcessError with its message when it refuses. It speaks to the first
+        node that lives.
+        """
+        host, port = self.addresses[self.alive()[0] if self.nodes else 0]
+        main = (
+            "org.apache.ignite.internal.commandline.CommandHandler",
+            "--host",
+            host,
+            "--port",
+            str(port),
+        )
+        command = [*java("128m", jdk.QUICK_COMPILER), *main, *arguments, "--yes"]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            cwd=self.folder,
+        )
+        if done.returncode:
+            raise ProcessError(
+                f"control {' '.join(arguments)}"
+                f" failed:\n{done.stdout[-1500:]}{done.stderr[-500:]}"
+            )
+        return done.stdout
+
+    def discovery(self) -> str:
+        """Where another node or a driver asks for the cluster: host:port,host:port."""
+        if not self._discovery:
+            return settings.ignite_discovery()
+        return ",".join(f"{settings.listen_host()}:{port}" for port in self._discovery)
+
+    def _ready(self, number: int) -> bool:
+        return self.servers_seen(number) == len(self.alive()) and listening(
+            *reversed(self.addresses[number])
+        )
+
+    def _killed(self, number: int) -> bool:
+        return self.nodes[number].returncode == 128 + 9
+
+    def _heap_note(self) -> str:
+        return f" (heap {self.heap} MB)"
+
+    def _own(self) -> None:
+        if not self._discovery:
+            raise ProcessError(
+                "This cluster is not ours: its nodes are started and ended where it"
+                " runs."
+            )
+
+    def _spawn(self, number: int) -> int:
+        if number in self.alive():
+            raise ProcessError(f"Node {number} is running already.")
+        if number >= len(self._discovery):
+            raise ProcessError(
+                f"This cluster was made for at most {len(self._discovery)} nodes."
+            )
+        if number == len(self.addresses):
+            self.addresses.append((settings.listen_host(), free_port()))
+        port = self.addresses[number][1]
+        # a clear error beats a stack trace in the node's log
+        free_port(port, f"Ignite node {number}")
+        folder = self.folder / f"node{number}"
+        properties = self._properties | {
+            "workshop.node": f"node{number}",
+            "workshop.folder": folder,
+            "workshop.host": settings.listen_host(),
+            "workshop.port": port,
+            "workshop.discovery.port": self._discovery[number],
+            "workshop.discovery.addresses": self.discovery(),
+        }
+        given = [f"-D{key}={value}" for key, value in properties.items()]
+        main = ("org.apache.ignite.startup.cmdline.CommandLineStartup", CONFIG)
+        # Ignite's diagnostics go to where it runs
+        command = [*java(f"{self.heap}m", *given), *main]
+        log = self.folder / f"node{number}.log"
+        self.nodes[number] = Child(command, log=log, cwd=self.folder, env=self._secrets)
+        return number
+
+    def _start(self, nodes: int) -> None:
+        while len(self._discovery) < nodes + SPARE_NODES:
+            self._discovery.append(free_port())
+        for number in range(nodes):
+            self._spawn(number)
+        self.wait()
+
+
+def java(heap: str, *options: str) -> list[str]:
+    """The beginning of a command that runs a class of Ignite: Java 17, its flags and
+    the class path.
+    """
+    opens = [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED.split()]
+    quiet = [
+        "-DIGNITE_UPDATE_NOTIFIER=false",
+        "-DIGNITE_NO_ASCII=true",
+        "-Djava.net.preferIPv4Stack=true",
+    ]
+    memory = [
+        f"-Xmx{heap}",
+        "-XX:+UseSerialGC",
+        "-XX:+ExitOnOutOfMemoryError",
+        *class_archives.options("ignite"),
+    ]
+    path = os.pathsep.join(map(str, artefacts.jars("ignite")))
+    return [str(jdk.java()), *memory, *opens, *quiet, *options, "-cp", path]
+
+
+@contextmanager
+def cluster(
+    nodes: int = 3,
+    heap: int = 384,
+    region: int = 256,
+    port: int | None = None,
+    persistent: bool = False,
+    authentication: bool = False,
+    tls: bool = False,
+    name: str = "cluster",
+    local: bool = False,
+) -> Iterator[Cluster]:
+    """A cluster of `nodes` processes of this machine, ended with the block; ready when
+    every node sees all the others.
+
+    `heap` and `region` are each node's Java heap and off-heap data in MB; `port` the
+    first node's port for clients, the others follow (without it any free ones, so that
+    clusters live side by side). A `persistent` cluster starts inactive at first and
+    keeps its data while the block lasts; `authentication` (user ignite, password
+    ignite) needs it. `tls` makes a certificate authority of the cluster's own. Where
+    the settings name an external cluster (WORKSHOP_IGNITE) that one is yielded, unless
+    `local` insists. Raises ProcessError when a port is taken, memory is short, or a
+    node ends while starting; nothing is left running then.
+    """
+    if settings.ignite() and not local:
+        yield Cluster(settings.ignite())
+        return
+    if authentication and not persistent:
+        raise ValueError(
+            "Ignite keeps its users on disk: authentication needs persistent=True."
+        )
+    needed, free = (
+        nodes * (heap + region + JVM_MB),
+        psutil.virtual_memory().available / 1e6,
+    )
+    if needed > free:
+        raise ProcessError(
+            f"{nodes} nodes may need {needed} MB and {free:.0f} MB are free: use fewer,"
+            " or a smaller heap."
+        )
+    ports = [
+        free_port(port and port + number, f"Ignite node {number}")
+        for number in range(nodes)
+    ]
+    folder = own_folder(settings.build_dir() / "ignite", name)
+    switches = {
+        "persistent": persistent,
+        "authentication": authentication,
+        "region": region,
+    }
+    options = {key: str(value).lower() for key, value in switches.items()}
+    if tls:
+        options["tls"] = folder / "tls"
+        password = certificates.make(folder / "tls", settings.listen_host())
+    with ExitStack() as stack:
+        made = Cluster(
+            [(settings.listen_host(), each) for each in ports], folder, **options
+        )
+        made.heap = heap
+        if tls:
+            made.tls = certificates.client_options(folder / "tls")
+            made._secrets = {"WORKSHOP_TLS_PASSWORD": password}
+        stack.callback(made.stop)
+        made._start(nodes)
+        print(
+            f"Ignite cluster of {nodes}: clients at"
+            f" {', '.join(f'{settings.listen_host()}:{each}' for each in ports)}"
+        )
+        yield made
+    shutil.rmtree(folder, ignore_errors=True)  # after an error it stays, with the logs
+
+
+@contextmanager
+def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
+    """A JVM with Ignite's classes for this notebook, as a py4j gateway; ended with the
+    block.
+
+    `gateway.jvm.org.apache.ignite.Ignition.start(str(CONFIG))` in it makes a client
+    node: part of the cluster, without data. Raises ProcessError when it does not start.
+    """
+    folder = own_folder(settings.build_dir() / "ignite", "driver")
+    properties = {
+        "workshop.client": "true",
+        "workshop.node": f"driver{next(_numbers)}",
+        "workshop.folder": folder,
+        "workshop.host": settings.listen_host(),
+        "workshop.port": free_port(),
+        "workshop.discovery.port": free_port(),
+        "workshop.discovery.addresses": cluster.discovery(),
+        "IGNITE_QUIET": "true",
+    }
+    given = [f"-D{key}={value}" for key, value in properties.items()]
+    try:
+        with gateway(java(f"{heap}m", *given), folder, "driver") as (opened, _):
+            yield opened
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,212 @@
+"""The engines' jars: fetched once by Maven and verified by their checksums."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import urllib.request
+import zipfile
+from functools import cache
+from pathlib import Path
+
+from helpers import settings
+from helpers.java import jdk
+from helpers.java.jdk import JavaError
+from helpers.processes.folders import locked
+
+MAVEN_VERSION = "3.9.11"
+MAVEN_URL = f"https://archive.apache.org/dist/maven/maven-3/{MAVEN_VERSION}/binaries/apache-maven-{MAVEN_VERSION}-bin.tar.gz"
+MAVEN_SHA512 = (
+    "bcfe4fe305c962ace56ac7b5fc7a08b87d5abd8b7e89027ab251069faebee516"
+    "b0ded8961445d6d91ec1985dfe30f8153268843c89aa392733d1a3ec956c9978"
+)
+# Jars whose packages Maven renames on this machine: each zlib compresses differently,
+# so their contents are verified.
+RELOCATED = "relocated-"
+
+
+def jars(engine: str) -> list[Path]:
+    """The jars of one module under jvm/, fetched by Maven at the first call and
+    verified by their SHA-256.
+
+    Raises JavaError when they cannot be had.
+    """
+    folder = _jar_folder(engine)
+    if not _complete(engine):
+        fetch()
+    return sorted(folder.glob("*.jar"))
+
+
+def modules() -> list[str]:
+    """Names of the modules under jvm/ that list artefacts."""
+    return sorted(pom.parent.name for pom in settings.JVM.glob("*/pom.xml"))
+
+
+def missing() -> list[str]:
+    """Modules whose jars are not there yet, or no longer as SHA256SUMS says."""
+    return [module for module in modules() if not _complete(module)]
+
+
+def fetch() -> None:
+    """Let Maven copy the jars of every module to the build folder and verify them;
+    nothing else is downloaded.
+
+    In an unpacked bundle they are beside us and Maven is not asked. Raises JavaError
+    when Maven fails or a jar is not the expected one.
+    """
+    bundled = settings.ROOT / "bundle" / "java"
+    with (
+        locked(settings.build_dir() / "java.lock"),
+        tempfile.TemporaryDirectory(dir=settings.build_dir(), prefix="java-") as folder,
+    ):
+        if not missing():  # another process has fetched them meanwhile
+            return
+        if bundled.is_dir():
+            shutil.copytree(bundled, folder, dirs_exist_ok=True)
+            remedy = "unpack the bundle's archive again, into an empty folder."
+        else:
+            copy_by_maven(folder)
+            remedy = (
+                "delete them from Maven's cache and run the same command again, or"
+                " `make sums` if a version has moved."
+            )
+        for module in missing():
+            fetched = Path(folder) / module
+            wrong = _differences(module, fetched)
+            if wrong:
+                raise JavaError(
+                    f"The jars of jvm/{module} are not the expected ones"
+                    f" ({', '.join(wrong)}): {remedy}"
+                )
+            target = _jar_folder(module)
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fetched.rename(target)
+
+
+def copy_by_maven(folder: str | Path) -> None:
+    """Let Maven fetch the jars of all modules into `folder`/MODULE, unverified. Raises
+    JavaError when it fails.
+    """
+    command = [
+        *(maven(), "-q", "-B", "--strict-checksums", "-f", settings.JVM / "pom.xml"),
+        *("package", "dependency:copy-dependencies", f"-Dworkshop.java={folder}"),
+    ]
+    environment = {**os.environ, "JAVA_HOME": str(jdk.java_home())}
+    with locked(
+        Path.home() / ".m2" / "workshop.lock"
+    ):  # Maven does not expect another one in the same cache
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+        )
+    if done.returncode:
+        errors = [line for line in done.stdout.splitlines() if "ERROR" in line]
+        raise JavaError(
+            "Maven could not fetch the Java artefacts: check the network (the first"
+            " set-up needs it) and run the same command again. Maven said:"
+            f" {errors[0][:300] if errors else done.stderr[-300:]}"
+        )
+
+
+def maven() -> Path:
+    """Maven's command: the installed one, or a copy of our own, downloaded once and
+    verified by its SHA-512.
+    """
+    installed = shutil.which("mvn")
+    if installed:
+        return Path(installed)
+    own = settings.build_dir() / f"apache-maven-{MAVEN_VERSION}" / "bin" / "mvn"
+    if not own.exists():
+        _download_maven(settings.maven_url() or MAVEN_URL)
+    return own
+
+
+def _download_maven(url: str) -> None:
+    print(f"Maven is not installed: downloading {MAVEN_VERSION} (9 MB)", flush=True)
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            archive = response.read()
+    except (
+        OSError,
+        ValueError,
+        http.client.HTTPException,
+    ) as error:  # nobody there, no address, half a file
+        raise JavaError(
+            f"Maven could not be downloaded ({error}): check the network, or install"
+            " Maven."
+        ) from None
+    if hashlib.sha512(archive).hexdigest() != MAVEN_SHA512:
+        raise JavaError(
+            f"The Maven downloaded from {url} is not the expected one: install Maven"
+            " yourself."
+        )
+    with tempfile.TemporaryDirectory(dir=settings.build_dir()) as folder:
+        packed = Path(folder) / "maven.tar.gz"
+        packed.write_bytes(archive)
+        with tarfile.open(packed) as tar:
+            tar.extractall(folder, filter="data")
+        whole = settings.build_dir() / f"apache-maven-{MAVEN_VERSION}"
+        shutil.rmtree(whole, ignore_errors=True)
+        (Path(folder) / whole.name).rename(whole)  # not half of it, when this is killed
+
+
+def _jar_folder(module: str) -> Path:
+    return settings.build_dir() / "java" / module
+
+
+def _sums(module: str) -> dict[str, str]:
+    lines = (settings.JVM / module / "SHA256SUMS").read_text().splitlines()
+    return {name: digest for digest, name in (line.split() for line in lines)}
+
+
+@cache
+def _digest(jar: Path, _size: int, _changed: int) -> str:
+    if jar.name.startswith(RELOCATED):
+        return _contents_digest(jar)
+    with jar.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _contents_digest(jar: Path) -> str:
+    """SHA-256 over names and bytes of the classes in a jar, whatever compressed it and
+    when.
+    """
+    digest = hashlib.sha256()
+    with zipfile.ZipFile(jar) as archive:
+        for name in sorted(
+            name for name in archive.namelist() if name.endswith(".class")
+        ):
+            digest.update(
+                name.encode() + b"\0" + hashlib.sha256(archive.read(name)).digest()
+            )
+    return digest.hexdigest()
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each jar in a folder by its name; of those that the build makes
+    itself, of what is in them.
+    """
+    stats = {jar: jar.stat() for jar in folder.glob("*.jar")}
+    return {
+        jar.name: _digest(jar, stat.st_size, stat.st_mtime_ns)
+        for jar, stat in stats.items()
+    }
+
+
+def _differences(module: str, folder: Path) -> list[str]:
+    """Names of the jars that are missing, unexpected or different."""
+    got, wanted = sums(folder), _sums(module)
+    return sorted(
+        name for name in got.keys() | wanted.keys() if got.get(name) != wanted.get(name)
+    )
+
+
+def _complete(module: str) -> bool:
+    return not _differences(module, _jar_folder(module))

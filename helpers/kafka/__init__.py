@@ -1,0 +1,1 @@
+"""Kafka: a broker as a local process, flights as events, latency."""

@@ -1,0 +1,374 @@
+"""Kafka: one broker as a local process (or the one that the settings name), topics, and
+the way in and out.
+"""
+
+import base64
+import json
+import logging
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from helpers import settings
+from helpers.java import artefacts, class_archives, jdk
+from helpers.processes.child import Child, ProcessError
+from helpers.processes.folders import own_folder
+from helpers.processes.ports import free_port
+
+READY_SECONDS = 60
+TEMPLATE = settings.JVM / "kafka" / "server.properties"
+LOG4J = settings.JVM / "kafka" / "log4j2.properties"
+
+# librdkafka writes every refused connection to stderr unless it is given a logger
+_quiet = logging.getLogger("workshop.kafka")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
+
+
+class BrokerError(RuntimeError):
+    """There is no broker, or it did not do what it was asked in time."""
+
+
+class Broker:
+    """A broker and its address: `bootstrap` is host:port. Made by `broker`; an external
+    one can't be stopped.
+    """
+
+    def __init__(self, bootstrap: str, folder: Path | None = None, heap: int = 256):
+        self.bootstrap = bootstrap
+        self._folder = folder
+        self._heap = heap
+        self._child: Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, None for an external broker."""
+        return self._child.pid if self._child else None
+
+    @property
+    def running(self) -> bool:
+        """True while its process runs; an external broker is asked."""
+        return self._child.running if self._child else reachable(self.bootstrap)
+
+    def start(self) -> None:
+        """Start it, or start it again with the data it had, and wait until it answers.
+        Raises ProcessError.
+        """
+        self._own()
+        if self._child and self._child.running:
+            raise ProcessError("The broker is running already.")
+        free_port(int(self.bootstrap.rpartition(":")[2]), "the Kafka broker")
+        command = [*self._java(), "kafka.Kafka", self._folder / "server.properties"]
+        self._child = Child(command, log=self._folder / "broker.log", cwd=self._folder)
+        self._child.wait_until(
+            lambda: reachable(self.bootstrap, 2), READY_SECONDS, "The Kafka broker"
+        )
+
+    def stop(self) -> None:
+        """End it by SIGTERM. What it holds stays on disk until the block ends."""
+        self._own()
+        if self._child:
+            self._child.stop()
+
+    def kill(self) -> None:
+        """`kill -9`: the crash of the broker."""
+        self._own()
+        self._child.kill()
+
+    def memory_mb(self) -> float:
+        """Resident memory of its process in MB; 0 for an external broker."""
+        return psutil.Process(self.pid).memory_info().rss / 1e6 if self.pid else 0.0
+
+    def _own(self) -> None:
+        if self._folder is None:
+            raise ProcessError(
+                "This broker is not ours: it is started and ended where it runs."
+            )
+
+    def _java(self) -> list[str]:
+        path = os.pathsep.join(map(str, artefacts.jars("kafka")))
+        flags = [
+            f"-Xmx{self._heap}m",
+            "-XX:+UseSerialGC",
+            jdk.QUICK_COMPILER,
+            "-XX:+ExitOnOutOfMemoryError",
+        ]
+        flags += [
+            f"-Dlog4j2.configurationFile={LOG4J.as_uri()}",
+            "-Djava.awt.headless=true",
+        ]
+        flags += class_archives.options("kafka")
+        return [str(jdk.java()), *flags, "-cp", path]
+
+    def _format(self) -> None:
+        """Write its settings and give its empty log folder an identity, as Kafka
+        demands before the first start.
+        """
+        values = {
+            "PORT": self.bootstrap.rpartition(":")[2],
+            "CONTROLLER_PORT": free_port(),
+            "DATA": self._folder / "log",
+        }
+        text = TEMPLATE.read_text()
+        for name, value in values.items():
+            text = text.replace(f"@{name}@", str(value))
+        properties = self._folder / "server.properties"
+        properties.write_text(text)
+        cluster = (
+            base64.urlsafe_b64encode(uuid.uuid4().bytes)
+            .decode()
+            .rstrip("=")
+            .replace("-", "A")
+        )
+        main = (
+            "kafka.tools.StorageTool",
+            "format",
+            "--standalone",
+            "-t",
+            cluster,
+            "-c",
+            properties,
+        )
+        done = subprocess.run(
+            [*self._java(), *map(str, main)],
+            capture_output=True,
+            text=True,
+            cwd=self._folder,
+        )
+        if done.returncode:
+            raise ProcessError(
+                "Kafka could not format its"
+                f" folder:\n{(done.stdout + done.stderr)[-1500:]}"
+            )
+
+
+@contextmanager
+def broker(
+    heap: int = 256, port: int | None = None, local: bool = False
+) -> Iterator[Broker]:
+    """A Kafka broker (KRaft, one node, 127.0.0.1 only), ready when it answers, ended
+    with the block.
+
+    `heap` is its Java heap in MB. Where the settings name an external broker
+    (WORKSHOP_KAFKA) that one is yielded, unless `local` insists. Raises BrokerError
+    when the external one does not answer within seconds, ProcessError when the port is
+    taken or the process ends while starting.
+    """
+    if settings.kafka() and not local:
+        external = Broker(settings.kafka())
+        require(external.bootstrap)
+        yield external
+        return
+    folder = own_folder(settings.build_dir() / "kafka", "broker")
+    made = Broker(f"127.0.0.1:{free_port(port, 'the Kafka broker')}", folder, heap)
+    made._format()
+    try:
+        made.start()
+        print(f"Kafka broker at {made.bootstrap}")
+        yield made
+    finally:
+        made.stop()
+    shutil.rmtree(folder, ignore_errors=True)  # after an error it stays, with the log
+
+
+def reachable(bootstrap: str, timeout: float = 5) -> bool:
+    """True when a broker there tells its topics within `timeout` seconds."""
+    try:
+        return len(admin(bootstrap).list_topics(timeout=timeout).brokers) > 0
+    except KafkaException:
+        return False
+
+
+def require(bootstrap: str, timeout: float = 5) -> None:
+    """Raises BrokerError, saying what to do, when no broker answers there within
+    `timeout` seconds.
+    """
+    if not reachable(bootstrap, timeout):
+        raise BrokerError(
+            f"No Kafka broker answers at {bootstrap}: start one"
+            " (helpers.kafka.broker.broker), or set WORKSHOP_KAFKA."
+        )
+
+
+def admin(bootstrap: str) -> AdminClient:
+    """confluent-kafka's administration client, without its noise on stderr."""
+    return AdminClient({"bootstrap.servers": bootstrap}, logger=_quiet)
+
+
+def create_topics(bootstrap: str, *names: str, partitions: int = 2) -> None:
+    """New, empty topics of one copy: those of that name are deleted first. Raises
+    BrokerError without a broker.
+    """
+    require(bootstrap)
+    client = admin(bootstrap)
+    old = [name for name in names if name in client.list_topics(timeout=10).topics]
+    if old:
+        for done in client.delete_topics(old).values():
+            done.result(10)
+    for name in names:
+        _create(client, NewTopic(name, partitions, 1))
+
+
+def _create(client: AdminClient, topic: NewTopic) -> None:
+    for _ in range(100):  # a deleted topic's name is free a moment later
+        try:
+            client.create_topics([topic])[topic.topic].result(10)
+            return
+        except KafkaException as error:
+            if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
+                raise
+            client.poll(0.1)
+    raise BrokerError(f"The topic {topic.topic} could not be deleted.")
+
+
+def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
+    """How many records each partition of a topic has: {partition: count}, counted from
+    offset 0.
+    """
+    require(bootstrap)
+    consumer = _consumer(bootstrap)
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        return {
+            p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[1]
+            for p in partitions
+        }
+    finally:
+        consumer.close()
+
+
+def count(bootstrap: str, topic: str) -> int:
+    """How many records a topic has."""
+    return sum(end_offsets(bootstrap, topic).values())
+
+
+def read(
+    bootstrap: str, topic: str, timeout: float = 60
+) -> list[tuple[str | None, bytes]]:
+    """Every record that a topic holds now, as (key, value), each partition in its
+    order.
+
+    Raises BrokerError when they have not all come within `timeout` seconds.
+    """
+    ends = end_offsets(bootstrap, topic)
+    missing = sum(ends.values())
+    found: list[tuple[str | None, bytes]] = []
+    consumer = _consumer(bootstrap)
+    try:
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in ends])
+        waits = int(timeout / 0.5)
+        while missing > 0 and waits > 0:
+            batch = consumer.consume(min(10_000, missing), 0.5)
+            waits -= not batch
+            for message in batch:
+                if not message.error() and message.offset() < ends[message.partition()]:
+                    found.append(
+                        (message.key() and message.key().decode(), message.value())
+                    )
+                    missing -= 1
+    finally:
+        consumer.close()
+    if missing:
+        raise BrokerError(
+            f"{missing} of {sum(ends.values())} records of {topic} did not come within"
+            f" {timeout} s."
+        )
+    return found
+
+
+def _consumer(bootstrap: str) -> Consumer:
+    options = {
+        "bootstrap.servers": bootstrap,
+        "group.id": uuid.uuid4().hex,
+        "enable.auto.commit": False,
+    }
+    return Consumer(options, logger=_quiet)
+
+
+class Sender:
+    """A producer that acknowledges: `sent` counts, per topic, the records that the
+    broker has confirmed.
+    """
+
+    def __init__(self, bootstrap: str, linger_ms: int = 20):
+        require(bootstrap)
+        self.sent: dict[str, int] = {}
+        self._failed: list[str] = []
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "enable.idempotence": True,
+                "linger.ms": linger_ms,
+            },
+            logger=_quiet,
+        )
+
+    def send(
+        self, topic: str, value: bytes | str | Mapping, key: str | None = None
+    ) -> None:
+        """Queue one record (a mapping goes as JSON); waits while the queue is full."""
+        if isinstance(value, Mapping):
+            value = json.dumps(value)
+        while True:
+            try:
+                self._producer.produce(topic, value, key, on_delivery=self._delivered)
+                break
+            except BufferError:
+                self._producer.poll(0.1)
+        self._producer.poll(0)
+
+    def poll(self, seconds: float) -> None:
+        """Wait that long, while confirmations come in."""
+        self._producer.poll(seconds)
+
+    def flush(self, timeout: float = 60) -> dict[str, int]:
+        """Wait until all are confirmed; the counts. Raises BrokerError when some could
+        not be delivered.
+        """
+        left = self._producer.flush(timeout)
+        if left or self._failed:
+            raise BrokerError(
+                f"{left + len(self._failed)} records were not delivered:"
+                f" {self._failed[:1]}"
+            )
+        return self.sent
+
+    def _delivered(self, error: object, message: object) -> None:
+        if error:
+            self._failed.append(str(error))
+        else:
+            self.sent[message.topic()] = self.sent.get(message.topic(), 0) + 1
+
+
+def send(
+    bootstrap: str,
+    topic: str,
+    records: Iterable[tuple[str | None, bytes | str | Mapping]],
+) -> int:
+    """Send (key, value) records as fast as they go; how many the broker confirmed."""
+    sender = Sender(bootstrap)
+    for key, value in records:
+        sender.send(topic, value, key)
+    return sender.flush().get(topic, 0)
+
+
+def wait_until(
+    condition: Callable[[], object], timeout: float, what: str, every: float = 0.05
+) -> None:
+    """Poll `condition` until it is true. Raises BrokerError, saying what was waited
+    for, after `timeout` seconds.
+    """
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            raise BrokerError(f"{what}: not within {timeout:.0f} s.")
+        time.sleep(every)

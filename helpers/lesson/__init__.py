@@ -1,0 +1,1 @@
+"""What every lesson needs: measured numbers, figures, exercises and their progress."""

@@ -1,0 +1,142 @@
+"""Numbers of a lesson: recorded in the notebook, read back from it, and how they are
+measured.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import psutil
+from IPython.display import display
+
+MIME = "application/vnd.workshop.metric+json"
+FRESH_SECONDS = 0.5  # a new process has its own program long before
+
+
+def record(name: str, value: float) -> None:
+    """Store a number in the cell's output, as JSON for programs and as text for people.
+
+    Raises ValueError for what is not a finite number.
+    """
+    value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(
+            f"The metric {name!r} is {value}: only finite numbers can be recorded."
+        )
+    number = int(value) if value.is_integer() else value
+    text = (
+        f"{name} = {number:,.6g}"
+        if isinstance(number, float)
+        else f"{name} = {number:,}"
+    )
+    display({MIME: {"name": name, "value": number}, "text/plain": text}, raw=True)
+
+
+def read(notebook: Path) -> dict[str, float]:
+    """Every metric recorded in a notebook's outputs; the last value wins where a name
+    comes twice.
+    """
+    # here, because it takes a second: most of those who measure never read a notebook
+    import nbformat
+
+    found = {}
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        found |= of_cell(cell)
+    return found
+
+
+def of_cell(cell: dict) -> dict[str, float]:
+    """The metrics that a cell of a notebook has recorded, by name."""
+    recorded = (output.get("data", {}).get(MIME) for output in cell.get("outputs", []))
+    return {metric["name"]: metric["value"] for metric in recorded if metric}
+
+
+def interleave(
+    tasks: dict[str, Callable[[], object]], repeats: int = 5, warm_up: int = 1
+) -> pd.DataFrame:
+    """Wall seconds of each task: `repeats` rows x one column per task.
+
+    The tasks take turns, so that a slow minute of the machine hits them all; `warm_up`
+    rounds are not counted.
+    """
+    rows = []
+    for turn in range(warm_up + repeats):
+        seconds = {name: _seconds(task) for name, task in tasks.items()}
+        if turn >= warm_up:
+            rows.append(seconds)
+    return pd.DataFrame(rows)
+
+
+def _seconds(task: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    task()
+    return time.perf_counter() - start
+
+
+class PeakMemory:
+    """Highest memory of this process and all its descendants together, in MB, sampled
+    in the background.
+
+    Shared pages are counted once (PSS) where the system tells, otherwise the resident
+    sets are added up. Start it in a lesson's first cell and ask `peak_mb()` in the
+    last. A context manager, too.
+    """
+
+    def __init__(self, every: float = 0.5):
+        self._every = every
+        self._peak = 0.0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def peak_mb(self) -> float:
+        """Peak so far, in units of 10**6 bytes."""
+        self._sample()
+        return self._peak / 1e6
+
+    def stop(self) -> None:
+        """End the sampling; the peak can still be asked for."""
+        self._done.set()
+        self._thread.join()
+
+    def __enter__(self) -> "PeakMemory":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def _watch(self) -> None:
+        while not self._done.wait(self._every):
+            self._sample()
+
+    def _sample(self) -> None:
+        me = psutil.Process()
+        self._peak = max(
+            self._peak,
+            sum(_memory(process) for process in [me, *me.children(recursive=True)]),
+        )
+
+
+def _memory(process: psutil.Process) -> int:
+    try:
+        if _only_begun(process):
+            return 0
+        full = process.memory_full_info()
+        return getattr(full, "pss", 0) or full.rss
+    except psutil.Error:  # it has just ended, or belongs to another user
+        return 0
+
+
+def _only_begun(process: psutil.Process) -> bool:
+    """Whether it may not run a program of its own yet.
+
+    Until then it can lie in its parent's memory (vfork, by which Java starts others),
+    which would count twice.
+    """
+    if time.time() - process.create_time() > FRESH_SECONDS:
+        return False
+    parent = process.parent()
+    return parent is not None and process.cmdline() == parent.cmdline()

@@ -1,0 +1,1 @@
+"""Mahout's Samsara: a JVM beside the notebook and its Scala cells."""

@@ -1,0 +1,1 @@
+"""MXNet: its import on this Python and its distributed key-value store."""

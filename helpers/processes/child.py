@@ -1,0 +1,130 @@
+"""Child processes that never outlive the notebook."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
+
+
+class ProcessError(RuntimeError):
+    """A child process could not be started, ended by itself, or did not get ready in
+    time.
+    """
+
+
+class Child:
+    """A process that ends when this Python ends, however it ends; its output goes to
+    `log`.
+
+    `command` is run without a shell in a session of its own, so a Ctrl-C in the
+    notebook does not reach it. `grace` is how many seconds it gets between SIGTERM and
+    SIGKILL.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[object],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        grace: float = 10,
+    ):
+        self.log = log
+        self.name = Path(str(command[0])).name
+        self._grace = grace
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._from = log.stat().st_size if log.exists() else 0
+        self._supervisor = subprocess.Popen(
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                SUPERVISOR,
+                log,
+                str(grace),
+                *map(str, command),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            start_new_session=True,
+        )
+        self.pid = int(self._supervisor.stdout.readline() or 0)
+        if not self.pid:
+            self.stop()
+            raise ProcessError(
+                f"{command[0]} could not be started: {self.output().strip()}"
+            )
+
+    @property
+    def running(self) -> bool:
+        """True until the process has ended."""
+        return self._supervisor.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status (128 + signal where a signal ended it), None while it runs."""
+        return self._supervisor.poll()
+
+    def output(self, characters: int | None = None) -> str:
+        """What it has printed since this start, or the last `characters` of it."""
+        with self.log.open("rb") as stream:
+            stream.seek(self._from)
+            text = stream.read().decode(errors="replace")
+        return text if characters is None else text[-characters:]
+
+    def wait_until(
+        self, ready: Callable[[], object], timeout: float, what: str
+    ) -> None:
+        """Poll `ready` until it is true. Raises ProcessError when the process ends or
+        `timeout` s have passed.
+        """
+        end = time.monotonic() + timeout
+        while not ready():
+            if not self.running:
+                raise ProcessError(
+                    f"{what}: the process ended by itself. The end of its"
+                    f" log:\n{self.output(1500)}"
+                )
+            if time.monotonic() > end:
+                raise ProcessError(
+                    f"{what}: not ready after {timeout:.0f} s. See"
+                    f" {self.log.name}:\n{self.output(1500)}"
+                )
+            time.sleep(0.05)
+
+    def wait(self) -> int:
+        """Wait until it ends by itself; its exit status, 128 + signal where a signal
+        ended it.
+        """
+        return self._supervisor.wait()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process itself, if it still runs."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """`kill -9`, as a crash would end it; returns when it is gone."""
+        self.signal(signal.SIGKILL)
+        self._supervisor.wait()
+
+    def stop(self) -> None:
+        """End it: SIGTERM, then SIGKILL after the grace period; no error if it has
+        ended already.
+        """
+        self._supervisor.stdin.close()
+        try:
+            self._supervisor.wait(self._grace + 5)
+        except subprocess.TimeoutExpired:
+            self._supervisor.kill()
+            self._supervisor.wait()
+        self._supervisor.stdout.close()

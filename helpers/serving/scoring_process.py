@@ -1,0 +1,144 @@
+"""The scoring service as a child process: the rows that its model needs, start, wait
+until it is ready, ask, stop.
+"""
+
+import http.client
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pandas as pd
+
+from helpers import data, settings
+from helpers.processes.child import Child
+from helpers.processes.ports import free_port
+from service.model import CATEGORICAL
+
+READY_SECONDS = 60
+
+
+class Service:
+    """A running service: `url`, `child` (its process), and one request at a time by
+    `ask`.
+    """
+
+    def __init__(self, port: int, child: Child):
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.child = child
+
+    def ask(
+        self, path: str, body: object = None, timeout: float = 30.0
+    ) -> tuple[int, object]:
+        """(status, answer) of a GET, or of a POST of `body`: bytes as they are,
+        anything else as JSON.
+
+        The answer is a dict where JSON came back, else text. Raises OSError when nobody
+        answers.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            if body is None:
+                connection.request("GET", path)
+            else:
+                raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+                connection.request(
+                    "POST", path, raw, {"content-type": "application/json"}
+                )
+            response = connection.getresponse()
+            text = response.read().decode()
+            return response.status, (
+                json.loads(text)
+                if "json" in response.getheader("content-type", "")
+                else text
+            )
+        finally:
+            connection.close()
+
+    def ready(self) -> bool:
+        """True when it says that it is ready."""
+        with suppress(OSError, http.client.HTTPException):
+            return self.ask("/health/ready")[0] == 200
+        return False
+
+
+@contextmanager
+def running(
+    model: Path,
+    addresses: Sequence[tuple[str, int]] = (),
+    port: int | None = None,
+    **environment: object,
+) -> Iterator[Service]:
+    """`python -m service` in a process of its own, ready when the block begins, ended
+    in order with it.
+
+    `addresses` are Ignite's; more settings as keywords: WORKSHOP_SERVICE_THREADS=4.
+    Raises ProcessError when the port is taken or the service ends while starting;
+    nothing is left running then.
+    """
+    port = free_port(port, "the scoring service")
+    given = {
+        "WORKSHOP_MODEL": str(Path(model).resolve()),
+        "WORKSHOP_IGNITE": ",".join(f"{host}:{number}" for host, number in addresses),
+        "WORKSHOP_SERVICE_HOST": "127.0.0.1",
+        "WORKSHOP_SERVICE_PORT": str(port),
+    }
+    given |= {name: str(value) for name, value in environment.items()}
+    log = settings.build_dir() / "service" / f"service-{os.getpid()}-{port}.log"
+    command = [sys.executable, "-m", "service"]
+    child = Child(command, log=log, env=given, cwd=settings.ROOT, grace=15)
+    try:
+        service = Service(port, child)
+        child.wait_until(service.ready, READY_SECONDS, "The scoring service")
+        yield service
+    finally:
+        child.stop()
+
+
+def raw_features(frame: pd.DataFrame) -> list[dict]:
+    """Raw features of flights (rows of data.features) as the service's API takes them;
+    missing ones are left out.
+    """
+    numbers = [name for name in data.NUMERIC if name in frame]
+    names = {
+        "hour": int,
+        "weekday": int,
+        "carrier": str,
+        "origin": str,
+    } | dict.fromkeys(numbers, float)
+    rows = frame[list(names)].to_dict("records")
+    return [
+        {
+            name: kind(row[name])
+            for name, kind in names.items()
+            if row[name] == row[name]
+        }
+        for row in rows
+    ]
+
+
+def encoding(frame: pd.DataFrame) -> dict:
+    """How data.encode makes the design matrix's columns out of raw features, as a part
+    of the service's model file.
+
+    `frame` is data.features("scheduled"): levels, medians, means and deviations are
+    those of its training rows.
+    """
+    encoded, train = data.encode(frame), data.in_training(frame)
+    levels = {}
+    for name in CATEGORICAL:
+        share = frame.loc[train, name].astype(str).value_counts(normalize=True)
+        levels[name] = sorted(share.index[share >= data.RARE])
+    return {
+        "columns": list(encoded.columns),
+        "levels": levels,
+        "medians": {
+            name: float(frame.loc[train, name].astype(float).median())
+            for name in data.NUMERIC
+        },
+        "mean": encoded[train].to_numpy().mean(axis=0).tolist(),
+        "scale": encoded[train].to_numpy().std(axis=0).tolist(),
+    }

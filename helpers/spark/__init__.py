@@ -1,0 +1,1 @@
+"""Spark: sessions, submitted jobs, streams, and the cluster managers that run them."""

@@ -1,0 +1,182 @@
+"""`make bundle`: one archive with everything that a room without a network needs, for
+machines like this one.
+
+It holds what git tracks, wheels of the locked packages, SINGA's wheel and the jars;
+tools/setup.py then uses only it.
+"""
+
+import hashlib
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+from helpers import settings
+from helpers.java import artefacts
+from helpers.java.jdk import JavaError
+from helpers.singa import bridge
+
+ROOT = settings.ROOT
+OUT = settings.build_dir() / "bundle"
+NAME = "apache-ml-workshop"
+PLATFORM = f"{platform.system()} {platform.machine()}"
+LOCKS = ("requirements.txt", "requirements-singa.txt")
+INSTALL = """\
+The workshop for a machine without a network: {platform}, Python 3.11.
+
+Needed on the machine: Python 3.11 with its venv module, Java 17, make, and {unpacked:.0f} GB of disk.
+They are not in the bundle: install them while there is a network (`make doctor` checks them).
+
+1. Check the archive where it lies:    sha256sum -c {name}.tar.sha256     (macOS: shasum -a 256 -c ...)
+2. Unpack it into an empty folder:     tar xf {name}.tar
+3. Set up and check, a minute or two:  cd {folder} && make doctor
+4. Open the lessons:                   make lab
+
+Nothing is downloaded. Where a file is missing or damaged, step 3 names it: unpack the archive again.
+"""
+
+
+class BundleError(RuntimeError):
+    """The bundle cannot be made; the message says why and what to do."""
+
+
+def wheels(folder: Path) -> None:
+    """Fill `folder` with wheels of the locked packages; only what the lock's hashes
+    know is downloaded.
+
+    A package without a wheel (PySpark) is built here, once. Raises BundleError when one
+    cannot be had.
+    """
+    stamp, wanted = folder / "locks.sha256", _sha256(*(ROOT / name for name in LOCKS))
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    print(
+        "Fetching the locked packages as wheels (about 1 GB, one to five minutes)",
+        flush=True,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    strict = ("--quiet", "--no-deps", "--require-hashes")
+    _pip("wheel", *strict, "--wheel-dir", folder, "-r", LOCKS[0])
+    if bridge.supported():
+        target = ("--python-version", "3.6", "--implementation", "cp", "--abi", "cp36m")
+        linux = ("--platform", "manylinux2014_x86_64", "--only-binary", ":all:")
+        _pip("download", *strict, *target, *linux, "--dest", folder, "-r", LOCKS[1])
+    stamp.write_text(wanted)
+
+
+def lock(folder: Path) -> str:
+    """A requirements file for exactly the wheels in `folder` that belong to this
+    Python, with their hashes.
+    """
+    lines = []
+    for wheel in sorted(folder.glob("*.whl")):
+        name, version = wheel.name.split("-")[:2]
+        if not wheel.name.startswith(
+            "singa-"
+        ):  # it is for another Python: helpers/singa/bridge.py loads it
+            lines.append(
+                f"{name.replace('_', '-')}=={version} --hash=sha256:{_sha256(wheel)}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def tracked() -> list[str]:
+    """Files and links that git tracks here. Raises BundleError outside a clone."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listed.returncode:
+        raise BundleError(
+            "This is no git clone, so nobody knows which files belong in the bundle:"
+            " make it in a clone."
+        )
+    return [
+        name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()
+    ]
+
+
+def pack(archive: Path) -> int:
+    """Write the archive and its checksum beside it; how many files it has."""
+    wheels(OUT / "wheels")
+    packed = {
+        f"wheels/{file.name}": file for file in sorted((OUT / "wheels").glob("*.whl"))
+    }
+    for module in artefacts.modules():
+        packed |= {f"java/{module}/{jar.name}": jar for jar in artefacts.jars(module)}
+    made = {"requirements.txt": lock(OUT / "wheels")}
+    sums = [
+        f"{hashlib.sha256(text.encode()).hexdigest()}  {name}"
+        for name, text in made.items()
+    ]
+    sums += [f"{_sha256(file)}  {name}" for name, file in packed.items()]
+    made["SHA256SUMS"] = "\n".join([f"# {PLATFORM}", *sums]) + "\n"
+    for name, text in made.items():
+        (OUT / name).write_text(text)
+    files = {f"bundle/{name}": file for name, file in packed.items()}
+    files |= {f"bundle/{name}": OUT / name for name in made} | {
+        name: ROOT / name for name in tracked()
+    }
+    size = sum(file.stat().st_size for file in files.values())
+    about = {
+        "platform": PLATFORM,
+        "unpacked": 4 * size / 1e9,
+        "name": archive.stem,
+        "folder": NAME,
+    }
+    (OUT / "INSTALL.txt").write_text(INSTALL.format(**about))
+    files["INSTALL.txt"] = OUT / "INSTALL.txt"
+    print(f"Packing {len(files)} files", flush=True)
+    with tarfile.open(archive, "w") as tar:  # wheels and jars are compressed already
+        for name, file in sorted(files.items()):
+            tar.add(file, f"{NAME}/{name}")
+    Path(f"{archive}.sha256").write_text(f"{_sha256(archive)}  {archive.name}\n")
+    return len(files)
+
+
+def _pip(*arguments: object) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        said = re.findall(r"ERROR: .*", done.stderr)
+        raise BundleError(
+            "A package could not be fetched: check the network and run `make bundle`"
+            f" again. pip said: {said[0][:300] if said else done.stderr[-300:]}"
+        )
+
+
+def _sha256(*files: Path) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            for piece in iter(lambda stream=stream: stream.read(1 << 20), b""):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def main() -> int:
+    start = time.monotonic()
+    archive = OUT / f"{NAME}-{PLATFORM.lower().replace(' ', '-')}.tar"
+    OUT.mkdir(parents=True, exist_ok=True)
+    try:
+        count = pack(archive)
+    except (BundleError, JavaError) as problem:
+        print(problem)
+        return 1
+    gigabytes, seconds = archive.stat().st_size / 1e9, time.monotonic() - start
+    print(
+        f"{archive}: {gigabytes:.2f} GB, {count} files, {seconds:.0f} s. INSTALL.txt in"
+        " it says how to go on."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+"""Which exercises of the learner copies are done."""
+
+from helpers.lesson import progress
+
+if __name__ == "__main__":
+    print(progress.table())
