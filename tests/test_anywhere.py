@@ -48,7 +48,7 @@ def unknown(text):
     """Targets, modules and scripts that a text calls and that do not exist."""
     calls = set(re.findall(r"(?:^|run: |&& |\")make ([a-z-]+)", text, flags=re.M))
     missing = [f"make {name}" for name in sorted(calls - targets())]
-    modules = re.findall(r"python -m (helpers\.\w+)", text)
+    modules = re.findall(r"python -m ((?:helpers|tools)[.\w]+)", text)
     missing += [name for name in modules if importlib.util.find_spec(name) is None]
     return missing + [
         name

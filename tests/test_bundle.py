@@ -54,17 +54,10 @@ def archive():
     if not (settings.ROOT / ".git").exists():
         pytest.skip("bundles are made in a git clone, and this is none")
     done = subprocess.run(
-        [sys.executable, "tools/bundle.py"],
-        cwd=settings.ROOT,
-        env=python_path(),
-        capture_output=True,
+        [sys.executable, "-m", "tools.bundle"], cwd=settings.ROOT, capture_output=True
     )
     assert done.returncode == 0, done.stdout.decode()
     return next((settings.build_dir() / "bundle").glob("*.tar"))
-
-
-def python_path():
-    return os.environ | {"PYTHONPATH": str(settings.ROOT)}
 
 
 @pytest.fixture(scope="module")

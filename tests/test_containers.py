@@ -277,9 +277,7 @@ def test_compose_accepts_the_file():
 
 
 @pytest.mark.parametrize(
-    "script",
-    sorted((settings.ROOT / "scripts").glob("*.sh")),
-    ids=lambda path: path.name,
+    "script", sorted((settings.ROOT / "tools").glob("*.sh")), ids=lambda path: path.name
 )
 def test_scripts_are_executable_and_parse(script):
     assert os.access(script, os.X_OK)
@@ -292,7 +290,7 @@ def test_without_any_engine_the_tests_go_on(tmp_path):
     """
     for tool in ("bash", "cat", "dirname", "grep", "id", "mkdir", "rm", "timeout"):
         (tmp_path / tool).symlink_to(shutil.which(tool))
-    command = [settings.ROOT / "scripts" / "engine.sh", "false"]
+    command = [settings.ROOT / "tools" / "engine.sh", "false"]
     environment = {"PATH": str(tmp_path)}
     done = subprocess.run(
         ["bash", *command], capture_output=True, text=True, env=environment, timeout=60
@@ -322,7 +320,7 @@ ENGINE = {"ServerVersion": "20.10.24", "MemTotal": 8 * 2**30, "Runtimes": {"runc
 
 def cluster_up(*options, **environment):
     """Exit status and message of `make cluster-up`'s program."""
-    command = [sys.executable, settings.ROOT / "scripts" / "cluster.py", "up", *options]
+    command = [sys.executable, settings.ROOT / "tools" / "compose.py", "up", *options]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=120
     )

@@ -97,8 +97,8 @@ def test_the_messages_that_the_instructor_looks_up_exist():
     messages = re.findall(r"^\| `([^`]+)` \|", text, flags=re.M)
     sources = [
         file.read_text()
-        for folder in ("helpers", "scripts")
-        for file in (settings.ROOT / folder).glob("*.py")
+        for folder in ("helpers", "tools")
+        for file in (settings.ROOT / folder).rglob("*.py")
     ]
     code = re.sub(r'"\s*f?"', "", "\n".join(sources))
     assert len(messages) > 10
@@ -124,12 +124,12 @@ def test_the_files_and_functions_that_a_document_names_exist(name):
     text = (settings.ROOT / name).read_text()
     wrong = []
     for package, module, attribute in re.findall(
-        r"\b(helpers|service|scripts)\.([a-z_]+)(?:\.(\w+))?", text
+        r"\b(helpers|service|tools)\.([a-z_]+)(?:\.(\w+))?", text
     ):
         file = settings.ROOT / package / f"{module}.py"
         if not file.exists() or (attribute and attribute not in defined(file)):
             wrong.append(f"{package}.{module}.{attribute}")
-    folders = "data|docker|docs|helpers|jvm|k8s|scripts|service|tests"
+    folders = "data|docker|docs|helpers|jvm|k8s|tools|service|tests"
     files = re.findall(
         rf"`((?:(?:{folders}|\.devcontainer)/[\w./-]*|[\w-]+\.toml|Makefile))`", text
     )

@@ -476,7 +476,7 @@ def test_a_certificate_for_another_host_is_refused():
 ORPHAN = """
     import sys, time
     sys.path.insert(0, {root!r})
-    from helpers import ignite
+    from helpers.ignite import nodes as ignite
     with ignite.cluster(nodes=1, heap={heap}, region=64, name="orphan", local=True) as cluster:
         print(cluster.nodes[0].pid, flush=True)
         {then}

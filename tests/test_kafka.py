@@ -4,7 +4,6 @@ and parent, all with counts.
 
 import importlib.util
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -198,7 +197,7 @@ def test_settings_name_an_external_broker(broker, monkeypatch):
 ORPHAN = """
     import sys, time
     sys.path.insert(0, {root!r})
-    from helpers import kafka
+    from helpers.kafka import broker as kafka
     with kafka.broker(local=True) as broker:
         print(broker.pid, flush=True)
         time.sleep(300)
@@ -455,7 +454,7 @@ def test_a_query_killed_in_a_batch_resumes_and_each_event_is_there_once(
 
     def start():
         environment = runtime.environment()
-        environment["PYTHONPATH"] += os.pathsep + str(stream_py.parent)
+        environment["PYTHONPATH"] = settings.python_path(stream_py.parent)
         return Child(
             [*command, broker.bootstrap, tmp_path],
             log=tmp_path / "job.log",

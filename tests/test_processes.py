@@ -23,7 +23,7 @@ EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 PARENT = """
 import sys
 from pathlib import Path
-from helpers.processes import Child
+from helpers.processes.child import Child
 child = Child(["sh", "-c", "sleep 600 & echo $!; wait"], Path(sys.argv[1]))
 child.wait_until(lambda: child.output().strip(), 10, "child")
 print(child.pid, child.output().strip(), flush=True)
@@ -181,8 +181,8 @@ def test_folders_of_killed_pythons_go_and_those_of_living_ones_stay(tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from helpers.processes import alone
-with alone(Path(sys.argv[1])):
+from helpers.processes.folders import locked
+with locked(Path(sys.argv[1])):
     print("in", flush=True)
     sys.stdin.read()
 """

@@ -78,7 +78,7 @@ def test_a_killed_run_takes_its_kernel_along(write, tmp_path):
         f"settings.NOTEBOOKS = Path({str(settings.NOTEBOOKS)!r}); lessons.run('tiny',"
         " [], keep=False)"
     )
-    code = f"from pathlib import Path; from helpers import lessons, settings; {run}"
+    code = f"from pathlib import Path; from helpers import settings; from tools import lessons; {run}"
     process, started = subprocess.Popen([sys.executable, "-c", code]), []
     try:
         assert until(lambda: pid.exists() and pid.read_text().endswith(" "), 60)

@@ -112,7 +112,7 @@ def test_no_start_of_jupyter_gives_up_its_token_or_its_loopback():
         ".devcontainer",
         "start",
         "postBuild",
-        "scripts",
+        "tools",
         "docker-compose.yml",
     ):
         text = file.read_text()
@@ -201,7 +201,7 @@ def test_nothing_else_downloads():
     places = tracked(
         ".github",
         "docker",
-        "scripts",
+        "tools",
         ".ci",
         ".devcontainer",
         "start",

@@ -53,7 +53,7 @@ def test_a_second_set_up_does_nothing_and_needs_no_network():
 
 
 def test_a_second_set_up_at_the_same_time_waits_for_the_first():
-    with (settings.ROOT / "scripts" / "setup.py").open() as first:
+    with (settings.ROOT / "tools" / "setup.py").open() as first:
         fcntl.flock(first, fcntl.LOCK_EX)
         second = subprocess.Popen(
             ["make", "setup"], cwd=settings.ROOT, stdout=subprocess.DEVNULL
@@ -84,8 +84,8 @@ def project(tmp_path):
     folder = tmp_path / "project"
     for name in (
         "Makefile",
-        "-m",
-        "tools.setup",
+        "tools/__init__.py",
+        "tools/setup.py",
         "requirements.txt",
         "requirements-uv.txt",
     ):
@@ -112,7 +112,7 @@ def set_up(project, start=(), **environment):
     """Runs a project's own tools/setup.py, by the Python that this environment was made
     with.
     """
-    command = [*start, sys._base_executable, "tools/setup.py"]
+    command = [*start, sys._base_executable, "-m", "tools.setup"]
     return subprocess.run(
         command,
         cwd=project,

@@ -48,8 +48,8 @@ class TestUnavailable:
     @pytest.mark.badinput
     def test_platform_without_a_wheel_names_the_container(self):
         code = (
-            "import platform; platform.machine = lambda: 'arm64'\nfrom helpers import"
-            " compat; load.import_singa()"
+            "import platform; platform.machine = lambda: 'arm64'\nfrom helpers.singa"
+            " import load; load.import_singa()"
         )
         said = last_line(python(code))
         assert said.startswith(
@@ -64,7 +64,7 @@ class TestUnavailable:
     def test_missing_wheel_names_the_remedy(self, tmp_path):
         code = f"""
 from pathlib import Path
-from helpers import compat, singa_bridge
+from helpers.singa import bridge as singa_bridge, load
 singa_bridge.HOME = Path({str(tmp_path)!r})
 load.import_singa()"""
         assert (
@@ -78,7 +78,7 @@ load.import_singa()"""
         code = f"""
 import sys
 from pathlib import Path
-from helpers import singa_bridge
+from helpers.singa import bridge as singa_bridge
 singa_bridge._installed = lambda: False
 singa_bridge.HOME, singa_bridge.supported = Path({str(tmp_path)!r}) / "singa", lambda: True
 sys.exit(singa_bridge.main())"""
@@ -93,7 +93,7 @@ sys.exit(singa_bridge.main())"""
         (tmp_path / "singa" / "__init__.py").write_text("__version__ = '5.1.0'")
         code = """
 import numpy, sys
-from helpers import compat
+from helpers.singa import load
 print(load.import_singa().__version__, 'int' in vars(numpy), 'singa.singa_wrap' in sys.modules)"""
         assert python(code, before=str(tmp_path)).stdout.split() == [
             "5.1.0",
@@ -169,10 +169,11 @@ def test_import_leaves_the_environment_alone():
     code = """
 import os
 before = dict(os.environ)
-from helpers import compat
+from helpers.errors import EngineUnavailable
+from helpers.singa import load
 try:
     load.import_singa()
-except compat.EngineUnavailable:
+except EngineUnavailable:
     pass
 assert dict(os.environ) == before"""
     assert python(code, OMP_NUM_THREADS="7").returncode == 0
@@ -246,7 +247,7 @@ class TestFences:
     def test_are_needed(self):
         code = """
 import numpy as np
-from helpers import compat
+from helpers.singa import load
 load.import_singa()
 from singa import singa_wrap, tensor
 singa_wrap.__add__.__wrapped__(*(tensor.from_numpy(np.ones(s, 'f')).data for s in ((2, 3), 4)))"""
@@ -288,7 +289,7 @@ def worker(tmp_path):
         lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
         script = tmp_path / f"{name}.py"
         script.write_text(
-            "import time\nimport numpy as np\nfrom helpers import peers\n"
+            "import time\nimport numpy as np\nfrom helpers.singa import peers\n"
             f"def main(group):\n{lines}peers.quietly(main)\n"
         )
         return script

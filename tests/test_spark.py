@@ -145,8 +145,8 @@ time.sleep(600)
 PARENT = """
 import sys
 from pathlib import Path
-from helpers import spark
-spark.submit(Path(sys.argv[1]), [sys.argv[2]], master="local[1]", memory="512m")
+from helpers.spark.submit import submit
+submit(Path(sys.argv[1]), [sys.argv[2]], master="local[1]", memory="512m")
 """
 
 
@@ -176,7 +176,7 @@ def test_findspark_takes_an_installed_spark(tmp_path):
     (tmp_path / "spark" / "python" / "lib").symlink_to(
         Path(pyspark.__file__).parent / "python" / "lib"
     )
-    code = "from helpers import spark; import pyspark; print(pyspark.__file__)"
+    code = "from helpers.spark import runtime; import pyspark; print(pyspark.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=settings.ROOT,
