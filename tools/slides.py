@@ -105,8 +105,9 @@ class Deck:
             elif "text/html" in data:
                 table = re.search(r"<table.*?</table>", data["text/html"], re.S)
                 rows = table[0].count("<tr") if table else 0
-                if 0 < rows <= ROWS and table[0].count("<th") <= COLUMNS + rows:
-                    self.add(table[0], rows)
+                if table and 0 < rows <= ROWS:
+                    if table[0].count("<th") <= COLUMNS + rows:
+                        self.add(table[0], rows)
 
     def html(self) -> str:
         columns: list[list[Slide]] = []
@@ -139,7 +140,8 @@ def _blocks(text: str) -> list[str]:
     """Paragraphs, tables, headings and fenced blocks of a Markdown text; a list is cut
     into its items' groups.
     """
-    blocks, fenced = [[]], False
+    blocks: list[list[str]] = [[]]
+    fenced = False
     for line in text.splitlines():
         fence = line.startswith("```")
         heading = not fenced and HEADING.fullmatch(line)

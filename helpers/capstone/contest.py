@@ -40,7 +40,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("result.*"):
         old.unlink()
-    job = {
+    job: dict[str, object] = {
         "script": str(script.resolve()),
         "suit": suit and str(suit.resolve()),
         "out": str(folder / "result.npz"),

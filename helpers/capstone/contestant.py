@@ -17,8 +17,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import psutil
@@ -54,7 +56,7 @@ def rows_of(
     return np.tile(X, (int(share), 1)), np.tile(y, int(share))
 
 
-def timed(task: Callable[[], object]) -> tuple[object, float]:
+def timed(task: Callable[[], Any]) -> tuple[Any, float]:
     """A task's result and its wall seconds."""
     start = time.perf_counter()
     result = task()
@@ -80,25 +82,25 @@ def compete(job: dict) -> dict:
     predictions are made after that share, with its model.
     """
     matrix = data.design_matrix("scheduled", job["scale"])
-    found = {"fits": {}, "cpu": {}, "loads": {}, "skipped": []}
+    fits: dict[float, float] = {}
+    cpu: dict[float, float] = {}
+    loads: dict[float, float] = {}
+    skipped: list[float] = []
+    found: dict = {"fits": fits, "cpu": cpu, "loads": loads, "skipped": skipped}
     with metrics.PeakMemory(every=0.5) as memory:
         start = time.perf_counter()
         script = _import(Path(job["script"]))
         with script.engine(job["cores"]) as engine:
             found["start_s"] = time.perf_counter() - start
             for share in sorted(job["shares"]):
-                if share > 1 and too_long(found["fits"], share, job["limit"]):
-                    found["skipped"].append(share)
+                if share > 1 and too_long(fits, share, job["limit"]):
+                    skipped.append(share)
                     continue
                 X, y = rows_of(matrix.X_train, matrix.y_train, share)
-                rows, found["loads"][share] = timed(
-                    lambda X=X, y=y: script.load(engine, X, y)
-                )
+                rows, loads[share] = timed(partial(script.load, engine, X, y))
                 before = cpu_seconds()
-                model, found["fits"][share] = timed(
-                    lambda rows=rows: script.fit(engine, rows)
-                )
-                found["cpu"][share] = cpu_seconds() - before
+                model, fits[share] = timed(partial(script.fit, engine, rows))
+                cpu[share] = cpu_seconds() - before
                 if share <= 1:
                     found["peak_mb"] = memory.peak_mb()
                 if share == 1 and job["predict"]:
@@ -133,6 +135,7 @@ def _predictions(
 
 def _import(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec and spec.loader, "a Python file has both"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

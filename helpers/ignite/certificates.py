@@ -7,6 +7,7 @@ import ipaddress
 import secrets
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pyignite.connection.connection as pyignite_connection
 from cryptography import x509
@@ -98,7 +99,7 @@ class _NamedSocket(ssl.SSLSocket):
     to.
     """
 
-    def connect(self, address: tuple[str, int]) -> None:
+    def connect(self, address: Any) -> None:
         self.server_hostname = address[0]
         self.context.check_hostname = True
         super().connect(address)

@@ -119,20 +119,17 @@ def storable(value: T) -> T:
     Ignite's data type) says how to store it and is accepted.
     """
     kind = type(value)
-    if kind in (int, bool) and not -LONG <= value < LONG:
+    if isinstance(value, int) and kind in (int, bool) and not -LONG <= value < LONG:
         raise ValueError(
             f"{value} does not fit into Ignite's 64 bits: store a Decimal or a str."
         )
     if kind in SCALARS or is_binary(value):
         return value
-    if (
-        kind is tuple
-        and len(value) == 2
-        and inspect.isclass(value[1])
-        and issubclass(value[1], IgniteDataType)
-    ):
-        return value
-    if kind is list and value:
+    if isinstance(value, tuple) and kind is tuple and len(value) == 2:
+        data_type = value[1]
+        if inspect.isclass(data_type) and issubclass(data_type, IgniteDataType):
+            return value
+    if isinstance(value, list) and kind is list and value:
         kinds = {type(each) for each in value}
         if len(kinds) == 1 and kinds <= set(SCALARS):
             for each in value:

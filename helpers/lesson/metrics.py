@@ -42,7 +42,7 @@ def read(notebook: Path) -> dict[str, float]:
     # here, because it takes a second: most of those who measure never read a notebook
     import nbformat
 
-    found = {}
+    found: dict[str, float] = {}
     for cell in nbformat.read(notebook, as_version=4).cells:
         found |= of_cell(cell)
     return found

@@ -29,7 +29,7 @@ def import_mxnet(lean: bool = False) -> ModuleType:
     # or it announces on stderr what it fuses
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
     if _mxnet_needs_alias() and "bool" not in vars(np):  # hasattr would make NumPy warn
-        np.bool = bool
+        vars(np)["bool"] = bool
     try:
         with (
             warnings.catch_warnings(),
@@ -81,7 +81,8 @@ def _absent(*names: str) -> Iterator[None]:
     already.
     """
     hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # the import system's way
     try:
         yield
     finally:
