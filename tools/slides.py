@@ -104,10 +104,11 @@ class Deck:
                 self.add(figure(output), LINES)
             elif "text/html" in data:
                 table = re.search(r"<table.*?</table>", data["text/html"], re.S)
-                rows = table[0].count("<tr") if table else 0
-                if table and 0 < rows <= ROWS:
-                    if table[0].count("<th") <= COLUMNS + rows:
-                        self.add(table[0], rows)
+                if not table:
+                    continue
+                rows, headings = table[0].count("<tr"), table[0].count("<th")
+                if 0 < rows <= ROWS and headings <= COLUMNS + rows:
+                    self.add(table[0], rows)
 
     def html(self) -> str:
         columns: list[list[Slide]] = []

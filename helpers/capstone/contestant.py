@@ -135,7 +135,8 @@ def _predictions(
 
 def _import(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec and spec.loader, "a Python file has both"
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file.name} is not a Python script.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
