@@ -19,7 +19,9 @@ from pyspark.ml.pipeline import Pipeline
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from helpers import data
+from helpers import data, errors
+from helpers.spark.runtime import ClusterError
+from helpers.waiting import until
 
 EXECUTOR_SECONDS = 120
 LEVELS = ["carrier", "origin", "hour"]
@@ -36,16 +38,14 @@ NUMBERS = [
 
 
 def wait_for_executors(spark: SparkSession, wanted: int) -> None:
-    """Block until all executors have registered. Raises TimeoutError."""
-    end = time.monotonic() + EXECUTOR_SECONDS
-    while (
-        here := spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() - 1
-    ) < wanted:
-        if time.monotonic() > end:
-            raise TimeoutError(
-                f"{here} of {wanted} executors came within {EXECUTOR_SECONDS} s."
-            )
-        time.sleep(0.05)
+    """Block until all executors have registered. Raises ClusterError."""
+    status = spark.sparkContext._jsc.sc().getExecutorMemoryStatus
+    until(
+        lambda: status().size() > wanted,  # the driver is one of them
+        EXECUTOR_SECONDS,
+        f"{wanted} executors",
+        error=ClusterError,
+    )
 
 
 def flights(spark: SparkSession, every: int = 1) -> DataFrame:
@@ -160,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from helpers.errors import InputError
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
 NOTEBOOKS = ROOT / "notebooks"
@@ -13,7 +15,7 @@ SCALES = ("tiny", "full")
 DEVICES = ("cpu", "gpu")
 
 
-class SettingError(ValueError):
+class SettingError(InputError):
     """A setting that cannot be used; the message says what to write instead."""
 
 

@@ -1,16 +1,14 @@
-"""`python -m service`: settings from the environment, a clear word when they do not do,
-SIGTERM ends it in order.
+"""`python -m service`: settings from the environment, one sentence where they cannot be
+used, an orderly end by SIGTERM.
 """
 
 import asyncio
-import sys
 from types import FrameType
 
 import uvicorn
 
-from helpers import settings
+from helpers import errors, settings
 from service.app import Config, create_app
-from service.model import ModelError
 
 GRACE = 10  # seconds that open requests get after SIGTERM
 MOST_OPEN = 256  # connections and requests at once; beyond, the answer is 503
@@ -39,23 +37,19 @@ class Server(uvicorn.Server):
         )
 
 
-def main() -> int:
-    try:
-        config = Config(
-            model=settings.model_file(),
-            addresses=tuple(settings.ignite()),
-            threads=settings.service_threads(),
-            max_age=settings.service_max_age(),
-        )
-        app = create_app(config)
-        host, port, drain = (
-            settings.service_host(),
-            settings.service_port(),
-            settings.service_drain(),
-        )
-    except (settings.SettingError, ModelError) as error:
-        print(error, file=sys.stderr)
-        return 2
+def main() -> None:
+    config = Config(
+        model=settings.model_file(),
+        addresses=tuple(settings.ignite()),
+        threads=settings.service_threads(),
+        max_age=settings.service_max_age(),
+    )
+    app = create_app(config)
+    host, port, drain = (
+        settings.service_host(),
+        settings.service_port(),
+        settings.service_drain(),
+    )
     print(f"Listening on http://{host}:{port}, model {config.model.name}", flush=True)
     config = uvicorn.Config(
         app,
@@ -68,8 +62,7 @@ def main() -> int:
         timeout_graceful_shutdown=GRACE,
     )
     Server(config, drain).run()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -4,11 +4,13 @@ read. Never a pickle.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from helpers import files
+from helpers.errors import InputError
 
 CATEGORICAL = ("hour", "weekday", "carrier", "origin")
 # column: the feature that is missing
@@ -19,7 +21,7 @@ LIVE = ("airport_delay", "dep_delay")
 MODELS = {"scheduled": 0, "airport": 1, "departed": 2}
 
 
-class ModelError(ValueError):
+class ModelError(InputError):
     """A model file that cannot be used; the message says why."""
 
 
@@ -216,7 +218,5 @@ def version(content: Mapping) -> str:
 def save(content: Mapping, file: Path) -> Model:
     """Check the content, then write it whole or not at all; returns the model."""
     model = Model(content)
-    unfinished = file.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    unfinished.replace(file)
+    files.write_text(file, json.dumps(content, indent=1))
     return model

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from helpers.errors import WorkshopError
 from service import schema
 from service.model import Model
 from service.store import AIRPORTS, FLIGHTS, Store, StoreDown
@@ -14,7 +15,7 @@ from service.store import AIRPORTS, FLIGHTS, Store, StoreDown
 SKEW = 60.0  # seconds that the clock of the stream may be ahead of ours
 
 
-class Refused(Exception):
+class Refused(WorkshopError):
     """A request that is well formed and cannot be answered: an HTTP status and one
     sentence.
     """

@@ -12,7 +12,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from helpers import data, settings
+from helpers import data, files, settings
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_without_checksums_nothing_is_read(copied_data, text):
     if text is not None:
         (copied_data / "SHA256SUMS").write_text(text)
     with pytest.raises(
-        data.DataError,
+        files.SumsError,
         match="data/SHA256SUMS is missing or damaged: restore it with `git checkout",
     ):
         data.table("airlines")

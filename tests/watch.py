@@ -5,13 +5,14 @@ addresses beyond loopback.
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psutil
 from pyspark import SparkContext
+
+from helpers import waiting
 
 # Private keys, tokens in addresses and headers, passwords of stores and of services,
 # keys of clouds and registries.
@@ -27,10 +28,9 @@ LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 def until(condition: Callable[[], object], seconds: float = 30) -> bool:
     """Wait until the condition holds; False when it does not within `seconds`."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return bool(condition())
+    with suppress(waiting.WaitError):
+        return bool(waiting.until(condition, seconds, "The condition"))
+    return False
 
 
 def below(pid: int | None = None) -> list[psutil.Process]:

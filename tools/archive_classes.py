@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 
-from helpers import settings
+from helpers import errors, settings
 from helpers.java import class_archives
 from helpers.java.jdk import JavaError
 from helpers.processes.folders import locked
@@ -157,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

@@ -21,7 +21,7 @@ import urllib.request
 import nbformat
 import psutil
 
-from helpers import settings
+from helpers import errors, settings
 from helpers.lesson import metrics
 from helpers.processes.ports import free_port
 from tests import bounds
@@ -70,8 +70,12 @@ SAME = {
 # for times and numbers.
 KNOWN_WARNINGS = json.loads((ROOT / "tests" / "cluster" / "warnings.json").read_text())
 NUMBERS = r"\S*\d\S*"
-OUT = settings.build_dir() / "cluster-test"
 failures = []
+
+
+def out():
+    """Folder of what the services and the lessons have said."""
+    return settings.build_dir() / "cluster-test"
 
 
 def check(name, passed, detail=""):
@@ -96,7 +100,7 @@ def timed(what, *arguments, **options):
         stdin=subprocess.DEVNULL,
         **options,
     )
-    (OUT / f"{what.split()[0]}.log").write_text(done.stdout + done.stderr)
+    (out() / f"{what.split()[0]}.log").write_text(done.stdout + done.stderr)
     print(f"       {what}: {time.monotonic() - start:.0f} s", flush=True)
     if done.returncode:
         sys.exit(f"FAILED {what}:\n{(done.stdout + done.stderr)[-3000:]}")
@@ -267,7 +271,7 @@ def run_lessons(compose):
             ),
             timeout=1500,
         )
-        executed = OUT / f"{lesson}.ipynb"
+        executed = out() / f"{lesson}.ipynb"
         docker(
             "cp", f"{container}:/workshop/build/runs/tiny/{lesson}.ipynb", str(executed)
         )
@@ -302,7 +306,7 @@ def run_lessons(compose):
                 f"{lesson} {name}", abs(container_value - local_value) <= within, detail
             )
     text = "".join(
-        output.get("text", "") for output in outputs(OUT / "01_spark_mllib.ipynb")
+        output.get("text", "") for output in outputs(out() / "01_spark_mllib.ipynb")
     )
     check(
         "lesson 01 ran on the cluster's master", "on spark://spark-master:7077" in text
@@ -320,7 +324,7 @@ def local_run(lesson):
         > (settings.NOTEBOOKS / f"{lesson}.ipynb").stat().st_mtime
     ):
         return tested
-    executed = OUT / "local" / f"{lesson}.ipynb"
+    executed = out() / "local" / f"{lesson}.ipynb"
     if not executed.exists():
         print(
             f"       {lesson} here:"
@@ -382,7 +386,7 @@ def killed_under(compose, job, ready, victim):
     lines, killed = [], False
     with (
         (ROOT / "tests" / "cluster" / job).open() as source,
-        (OUT / f"{job}.err").open("w") as errors,
+        (out() / f"{job}.err").open("w") as errors,
         subprocess.Popen(
             command,
             cwd=ROOT,
@@ -400,7 +404,7 @@ def killed_under(compose, job, ready, victim):
                 docker("kill", "--signal", "KILL", container_of(compose, victim))
                 killed = True
     if run.returncode or not killed:
-        sys.exit(f"FAILED {job}:\n{(OUT / f'{job}.err').read_text()[-2000:]}")
+        sys.exit(f"FAILED {job}:\n{(out() / f'{job}.err').read_text()[-2000:]}")
     return lines
 
 
@@ -500,12 +504,9 @@ def main():
     # and clean up on the way
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED: stopped from outside"))
     start = time.monotonic()
-    OUT.mkdir(parents=True, exist_ok=True)
-    try:
-        compose = containers.compose_command()
-        containers.check_engine()
-    except containers.Problem as problem:
-        sys.exit(str(problem))
+    out().mkdir(parents=True, exist_ok=True)
+    compose = containers.compose_command()
+    containers.check_engine()
     os.environ |= {name: str(free_port()) for name in containers.PORTS}
     os.environ |= {
         "COMPOSE_PROJECT_NAME": "workshop-test",
@@ -527,7 +528,7 @@ def main():
         logs = subprocess.run(
             [*compose, "logs", "--no-color"], cwd=ROOT, capture_output=True, text=True
         )
-        (OUT / "services.log").write_text(logs.stdout)
+        (out() / "services.log").write_text(logs.stdout)
         subprocess.run([*compose, "down", "--volumes"], cwd=ROOT, capture_output=True)
     left = docker(
         "ps", "-aq", "--filter", "label=com.docker.compose.project=workshop-test"
@@ -538,4 +539,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

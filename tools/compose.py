@@ -10,8 +10,9 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
+
+from helpers import errors  # it needs the standard library only
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ENGINE = (20, 10)
@@ -28,7 +29,7 @@ GPU_PORTS = {"MXNET_PORT": (8889, "MXNet's Lab"), "SINGA_PORT": (8890, "SINGA's 
 HEALTHY_SECONDS = 300
 
 
-class Problem(Exception):
+class Problem(errors.WorkshopError):
     """Something is in the way; the message is one sentence with the remedy."""
 
 
@@ -270,11 +271,8 @@ def main():
         "--volumes", action="store_true", help="delete the volumes, too"
     )
     options = parser.parse_args()
-    try:
-        up(options.gpu) if options.what == "up" else down(options.volumes)
-    except Problem as problem:
-        sys.exit(str(problem))
+    up(options.gpu) if options.what == "up" else down(options.volumes)
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

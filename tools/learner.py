@@ -3,12 +3,11 @@
 import ast
 import json
 import re
-import sys
 from pathlib import Path
 
 import nbformat
 
-from helpers import settings
+from helpers import errors, settings
 from tools.lessons import notebooks
 
 SCALA = re.compile(r"^%%scala\b.*?-o +(\w+)")
@@ -160,7 +159,7 @@ def _is_check(call: ast.Call) -> bool:
     return ast.unparse(call.func) == "exercises.check"
 
 
-def main() -> int:
+def main() -> None:
     kept = write()
     for path in kept:
         print(
@@ -168,8 +167,7 @@ def main() -> int:
             " delete it to get a fresh copy."
         )
     print(f"{len(notebooks()) - len(kept)} learner copies written into learner/")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 import os
-import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -17,7 +16,7 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from helpers import settings
+from helpers import errors, settings
 
 TIMES = settings.ROOT / "docs" / "timing.json"  # of full runs; make timing writes it
 CELL_TIMEOUT = 900  # seconds; a cell that takes longer has hung
@@ -211,14 +210,9 @@ def main() -> int:
         help="keep the outputs in notebooks/, for maintainers",
     )
     options = parser.parse_args()
-    try:
-        scale = settings.scale(options.scale)
-        settings.build_dir()
-    except settings.SettingError as error:
-        print(error)
-        return 2
-    return run(scale, options.names, options.store)
+    settings.build_dir()
+    return run(settings.scale(options.scale), options.names, options.store)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 
-from helpers import settings
+from helpers import errors, settings
 from tools import learner  # beside this file
 from tools.lessons import notebooks
 
@@ -221,4 +221,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

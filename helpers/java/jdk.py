@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from helpers import settings
+from helpers.errors import WorkshopError
 
 JAVA = 17
 
@@ -37,7 +38,7 @@ HOW_TO_INSTALL = (
 )
 
 
-class JavaError(RuntimeError):
+class JavaError(WorkshopError):
     """No Java 17, or its artefacts cannot be had; the message says what to do."""
 
 

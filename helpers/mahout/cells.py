@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, NoReturn
 from IPython import get_ipython
 from IPython.core.error import UsageError
 
+from helpers.errors import WorkshopError
+
 if TYPE_CHECKING:
     from helpers.mahout.session import Session
 
 MESSAGE_LINES, MESSAGE_WIDTH = 8, 240
 
 
-class ScalaError(RuntimeError):
+class ScalaError(WorkshopError):
     """A Scala cell did not compile, threw, or was stopped; the message is what Scala
     said.
     """

@@ -5,12 +5,14 @@ tables in and out.
 import itertools
 import json
 import logging
+import math
 import re
 import secrets
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ from helpers.mahout import jvm as mahout_jvm
 from helpers.mahout.cells import ScalaError
 from helpers.mahout.jvm import MahoutError
 from helpers.processes.child import Child, ProcessError
+from helpers.waiting import WaitError, until
 
 # a lost JVM is our error to tell, once
 logging.getLogger("py4j").setLevel(logging.CRITICAL)
@@ -98,18 +101,20 @@ class Session:
             raise MahoutError(
                 "This Mahout session has been stopped: start one with mahout.Session()."
             )
-        limit = limit or self.limit
-        end = time.monotonic() + limit if limit else float("inf")
+        limit = limit or self.limit or math.inf
+
+        def ended() -> object:
+            over = self._call(self._java.ended, 100)  # waits so many milliseconds
+            show(self._call(self._java.output))
+            return over
+
+        def stopped(_: str) -> ScalaError:
+            self._cancel()
+            return ScalaError(f"Stopped after {limit:g} s, the cell's time limit.")
+
         try:
             self._call(self._java.submit, code)
-            while not self._call(self._java.ended, 100):
-                show(self._call(self._java.output))
-                if time.monotonic() > end:
-                    self._cancel()
-                    raise ScalaError(
-                        f"Stopped after {limit:g} s, the cell's time limit."
-                    )
-            show(self._call(self._java.output))
+            until(ended, limit, "The cell", every=0, error=stopped)
             verdict, said = (
                 self._call(self._java.result),
                 self._call(self._java.messages),
@@ -300,9 +305,8 @@ class Session:
         said = _said(error)
         if isinstance(error, Py4JJavaError) and said:
             return MahoutError(said)
-        end = time.monotonic() + 60
-        while self.running and time.monotonic() < end:  # it may still be tidying up
-            time.sleep(0.1)
+        with suppress(WaitError):  # it may still be tidying up
+            until(lambda: not self.running, 60, "The JVM's end")
         status = self._child.returncode
         reason = (
             "it ran out of memory"

@@ -5,14 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from helpers.errors import WorkshopError
+from helpers.waiting import until
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
-class ProcessError(RuntimeError):
+class ProcessError(WorkshopError):
     """A child process could not be started, ended by itself, or did not get ready in
     time.
     """
@@ -20,7 +22,7 @@ class ProcessError(RuntimeError):
 
 class Child:
     """A process that ends when this Python ends, however it ends; its output goes to
-    `log`.
+    `log`, or what it writes to stdout to a file of its own, `stdout`.
 
     `command` is run without a shell in a session of its own, so a Ctrl-C in the
     notebook does not reach it. `grace` is how many seconds it gets between SIGTERM and
@@ -34,6 +36,7 @@ class Child:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         grace: float = 10,
+        stdout: Path | None = None,
     ):
         self.log = log
         self.name = Path(str(command[0])).name
@@ -47,6 +50,7 @@ class Child:
                 "-S",
                 SUPERVISOR,
                 log,
+                stdout or log,
                 str(grace),
                 *map(str, command),
             ],
@@ -86,19 +90,13 @@ class Child:
         """Poll `ready` until it is true. Raises ProcessError when the process ends or
         `timeout` s have passed.
         """
-        end = time.monotonic() + timeout
-        while not ready():
-            if not self.running:
-                raise ProcessError(
-                    f"{what}: the process ended by itself. The end of its"
-                    f" log:\n{self.output(1500)}"
-                )
-            if time.monotonic() > end:
-                raise ProcessError(
-                    f"{what}: not ready after {timeout:.0f} s. See"
-                    f" {self.log.name}:\n{self.output(1500)}"
-                )
-            time.sleep(0.05)
+
+        def error(message: str) -> ProcessError:
+            return ProcessError(
+                f"{message} The end of {self.log.name}:\n{self.output(1500)}"
+            )
+
+        until(ready, timeout, what, alive=lambda: self.running, error=error)
 
     def wait(self) -> int:
         """Wait until it ends by itself; its exit status, 128 + signal where a signal

@@ -13,7 +13,6 @@ import collections.abc
 import contextlib
 import csv
 import ctypes
-import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -29,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import settings
+from helpers import files, settings
 from helpers.errors import EngineUnavailable
 from helpers.singa import shape_checks
 
@@ -274,9 +273,5 @@ def _digests(record: Path) -> list[tuple[str, str]]:
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return (
-            base64.urlsafe_b64encode(hashlib.file_digest(stream, "sha256").digest())
-            .decode()
-            .rstrip("=")
-        )
+    digest = bytes.fromhex(files.sha256(file))
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")

@@ -9,6 +9,7 @@ import urllib.request
 import findspark
 
 from helpers import settings
+from helpers.processes.child import ProcessError
 from helpers.spark import runtime
 
 if settings.spark_home():
@@ -29,7 +30,8 @@ def start(
     A session that is still running is stopped first, so that the settings given here
     are the ones in force. `conf` takes Spark's own settings with underscores for dots:
     spark_sql_shuffle_partitions=8. The driver's heap is fixed by the first session of a
-    notebook. Raises JavaError without a Java 17.
+    notebook. Raises JavaError without a Java 17, ProcessError when the JVM does not
+    start.
     """
     os.environ.update(runtime.environment())
     running = SparkSession.getActiveSession()
@@ -94,7 +96,7 @@ def _start_jvm(conf: SparkConf) -> None:
                 conf, popen_kwargs={"stdout": said, "stderr": said}
             )
         except PySparkRuntimeError as error:
-            raise RuntimeError(
+            raise ProcessError(
                 f"Spark's JVM did not start: {log.read_text()[-1000:] or error}"
             ) from None
     SparkContext._ensure_initialized(gateway=gateway)

@@ -18,7 +18,7 @@ from helpers.java import artefacts, class_archives, jdk
 from helpers.java.gateway import gateway
 from helpers.processes.folders import own_folder
 from helpers.spark import runtime
-from helpers.spark.runtime import Manager, executors_below
+from helpers.spark.runtime import ClusterError, Manager, executors_below
 
 DISK_CHECK = "yarn.nodemanager.disk-health-checker"
 CONNECT_MILLISECONDS = 60_000
@@ -65,7 +65,8 @@ def yarn(memory_mb: int = 4096, cores: int = 4, heap: str = "384m") -> Iterator[
     containers; ended with the block.
 
     Containers are processes of this machine and read its files; there is no HDFS.
-    Raises ProcessError when the JVM does not start, JavaError without its artefacts.
+    Raises ProcessError when the JVM does not start, ClusterError when the managers do
+    not find each other, JavaError without its artefacts.
     """
     folder = own_folder(settings.build_dir() / "spark", "yarn")
     conf = folder / "conf"
@@ -166,7 +167,7 @@ def _start(opened: JavaGateway, folder: Path, given: dict[str, str]) -> str:
     java.java.lang.Runtime.getRuntime().addShutdownHook(java.java.lang.Thread(hook))
     managers.start()
     if not managers.waitForNodeManagersToConnect(CONNECT_MILLISECONDS):
-        raise TimeoutError(
+        raise ClusterError(
             "YARN's node manager has not found its resource manager within a minute."
         )
     written = java.org.apache.hadoop.conf.Configuration(managers.getConfig())
