@@ -52,7 +52,7 @@ class Together(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         lesson = re.fullmatch(
-            r"tests/test_(?:lessons|faults)\.py::.*\[(?:\d+-)?(\d\d_\w+)\]", nodeid
+            r"tests/test_(?:lessons|learner|faults)\.py::.*\[(?:\d+-)?(\d\d_\w+)\]", nodeid
         )
         return lesson[1] if lesson else nodeid.partition("::")[0]
 

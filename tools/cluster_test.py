@@ -211,10 +211,11 @@ def ports(before):
         ", ".join(beyond) or f"{len(opened)} new listeners",
     )
     url = f"http://127.0.0.1:{os.environ['LAB_PORT']}/api/contents/learner"
+    copy = f"{url}/{LESSONS[0]}.ipynb"
     check("the Lab refuses without a token", status(url) == 403, status(url))
     check(
         "the Lab opens the learner copies with it",
-        status(f"{url}?token={os.environ['JUPYTER_TOKEN']}") == 200,
+        status(f"{copy}?token={os.environ['JUPYTER_TOKEN']}") == 200,
     )
 
 

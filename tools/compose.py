@@ -127,6 +127,8 @@ def up(gpu=False):
     if hasattr(os, "getuid") and os.getuid() != 0:
         # so that the Lab can save the notebooks
         os.environ.setdefault("WORKSHOP_UID", str(os.getuid()))
+    # the container engine would make what it mounts, for root alone
+    os.makedirs(os.path.join(ROOT, "learner"), exist_ok=True)
     start = time.monotonic()
     profile = ["--profile", "gpu"] if gpu else []
     print(

@@ -21,11 +21,14 @@ def lesson() -> str | None:
     notebook a kernel was started for.
     """
     session = _notebook()
-    if session is None or not (settings.NOTEBOOKS / session.name).is_file():
+    if session is None:
+        return None
+    stem = session.stem.removesuffix(".new")  # tools/learner.py lays it beside a copy
+    if not (settings.NOTEBOOKS / f"{stem}.ipynb").is_file():
         return None
     with suppress(OSError):  # a folder that is gone
         if Path.cwd().resolve() == settings.LEARNER.resolve():
-            return session.stem
+            return stem
     return None
 
 
