@@ -16,9 +16,9 @@ setup: ## virtual environment, locked packages, Java artefacts (first time: minu
 	@"$(PYTHON)" -m tools.setup
 	@$(VENV)/python -m tools.archive_classes
 
-run: setup ## execute every lesson on all the data and build the pages (SCALE=tiny: a first look)
+run: setup ## execute every lesson on all the data and build the pages (SCALE=tiny: a first look; LESSONS="04 06": these)
 	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m tools.doctor
-	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m tools.lessons
+	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m tools.lessons $(LESSONS)
 
 lab: setup ## open JupyterLab on your copies of the lessons; the full lessons lie beside them
 	@$(VENV)/python -m tools.learner; $(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir . --LabApp.default_url=/lab/tree/learner

@@ -54,6 +54,13 @@ def scale(value: str | None = None) -> str:
     return chosen
 
 
+def cell_limit(default: int) -> int:
+    """Seconds that a cell of a lesson may take under `make run` (WORKSHOP_CELL_LIMIT),
+    `default` if it is not set. Raises SettingError.
+    """
+    return _whole("WORKSHOP_CELL_LIMIT", default, 1, 604_800)
+
+
 def device() -> str:
     """Where the deep-learning engines compute, "cpu" or "gpu" (WORKSHOP_DEVICE);
     without a GPU it is the CPU.
