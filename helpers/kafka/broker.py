@@ -68,7 +68,8 @@ class Broker:
             raise ProcessError("The broker is running already.")
         free_port(int(self.bootstrap.rpartition(":")[2]), "the Kafka broker")
         command = [*self._java(), "kafka.Kafka", self._folder / "server.properties"]
-        self._child = Child(command, log=self._folder / "broker.log", cwd=self._folder)
+        log = self._folder / "broker.log"
+        self._child = Child(command, log, jdk.LOCALE, self._folder)
         self._child.wait_until(
             lambda: reachable(self.bootstrap, 2), READY_SECONDS, "The Kafka broker"
         )
@@ -142,6 +143,7 @@ class Broker:
             [*self._java(), *map(str, main)],
             capture_output=True,
             text=True,
+            env=os.environ | jdk.LOCALE,
             cwd=self._folder,
         )
         if done.returncode:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 
+from helpers.java import jdk
 from helpers.java.gateway import Gateway
 from helpers.mahout import cells as scala_cells
 from helpers.mahout import jvm as mahout_jvm
@@ -237,7 +238,7 @@ class Session:
         self._child = Child(
             mahout_jvm.command(self._folder, self.memory, classpath),
             log=mahout_jvm.folder() / "logs" / f"{self._folder.name}.log",
-            env={"WORKSHOP_TOKEN": token, "SPARK_LOCAL_IP": "127.0.0.1"},
+            env={"WORKSHOP_TOKEN": token, "SPARK_LOCAL_IP": "127.0.0.1", **jdk.LOCALE},
             cwd=self._folder,
             grace=5,
         )
