@@ -134,7 +134,9 @@ def dump(engine: str, pid: int) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         said, written = str(error), False
     if not written:
-        raise JavaError(f"No archive of {engine}'s classes was written: {_reason(said)}")
+        raise JavaError(
+            f"No archive of {engine}'s classes was written: {_reason(said)}"
+        )
     for old in archive.parent.glob(f"{engine}-*.jsa"):
         old.unlink()
     unfinished.rename(archive)

@@ -117,7 +117,8 @@ class Broker:
         values = {
             "PORT": self.bootstrap.rpartition(":")[2],
             "CONTROLLER_PORT": free_port(),
-            "DATA": self._folder / "log",
+            # below where it runs: Java reads its settings as Latin-1
+            "DATA": "log",
         }
         text = TEMPLATE.read_text()
         for name, value in values.items():

@@ -146,9 +146,10 @@ class Session:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
             raise ValueError(f"{name!r} cannot be a name in Scala.")
         file = self._folder / f"{name}-{next(self._serial)}"
+        literal = json.dumps(str(file))
         if isinstance(value, pd.DataFrame):
             value.to_parquet(file, index=False, compression=None, version="1.0")
-            source = f'spark.read.parquet("{file}")'
+            source = f"spark.read.parquet({literal})"
         elif isinstance(value, str):
             source = json.dumps(value)
         elif np.isscalar(value):
@@ -171,7 +172,7 @@ class Session:
                 if kind.startswith("d")
                 else ""
             )
-            source = f'workshop.Bridge.{kind}"{file}", {shape}{split})'
+            source = f"workshop.Bridge.{kind}{literal}, {shape}{split})"
         # a function that is sent to the tasks leaves it behind
         self.scala(f"@transient val {name} = {source}")
 
@@ -180,7 +181,7 @@ class Session:
         DataFrames, the rest as it is.
         """
         file = self._folder / f"out-{next(self._serial)}"
-        self.scala(f'workshop.Bridge.hand({{ {expression} }}, "{file}")')
+        self.scala(f"workshop.Bridge.hand({{ {expression} }}, {json.dumps(str(file))})")
         shelf = self._gateway.jvm.workshop.Shelf
         kind, _, shape = shelf.get("kind").partition(" ")
         if kind == "value":
