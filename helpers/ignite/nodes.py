@@ -176,6 +176,7 @@ class Cluster:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
+            env=os.environ | jdk.LOCALE,
             cwd=self.folder,
         )
         if done.returncode:
@@ -235,7 +236,8 @@ class Cluster:
         # Ignite's diagnostics go to where it runs
         command = [*java(f"{self.heap}m", *given), *main]
         log = self.folder / f"node{number}.log"
-        self.nodes[number] = Child(command, log=log, cwd=self.folder, env=self._secrets)
+        environment = jdk.LOCALE | self._secrets
+        self.nodes[number] = Child(command, log, environment, self.folder)
         return number
 
     def _start(self, nodes: int) -> None:

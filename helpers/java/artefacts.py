@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 import urllib.request
 import zipfile
@@ -96,7 +95,7 @@ def copy_by_maven(folder: str | Path) -> None:
         *(maven(), "-q", "-B", "--strict-checksums", "-f", settings.JVM / "pom.xml"),
         *("package", "dependency:copy-dependencies", f"-Dworkshop.java={folder}"),
     ]
-    environment = {**os.environ, "JAVA_HOME": str(jdk.java_home())}
+    environment = os.environ | jdk.LOCALE | {"JAVA_HOME": str(jdk.java_home())}
     with locked(
         Path.home() / ".m2" / "workshop.lock"
     ):  # Maven does not expect another one in the same cache
@@ -154,7 +153,9 @@ def _download_maven(url: str) -> None:
         files.atomic(home) as unfinished,
         tarfile.open(fileobj=io.BytesIO(archive)) as tar,
     ):
-        tar.extractall(unfinished.parent, filter="data")  # a folder of the same name
+        # A folder of the same name. Without filter="data", which Python 3.11.2 does
+        # not know: the archive's checksum is verified.
+        tar.extractall(unfinished.parent)
 
 
 def _jar_folder(module: str) -> Path:

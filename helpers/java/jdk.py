@@ -13,6 +13,9 @@ from helpers import settings
 from helpers.errors import WorkshopError
 
 JAVA = 17
+# The locale of every Java process: it decides how Java names files, and in the locale C
+# a folder with an umlaut is not found.
+LOCALE = {"LC_ALL": "C.UTF-8"}
 
 
 # Where package managers put their JDKs: Debian and Fedora, macOS, Homebrew, SDKMAN,

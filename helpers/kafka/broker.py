@@ -69,7 +69,8 @@ class Broker:
             raise ProcessError("The broker is running already.")
         require_free(int(self.bootstrap.rpartition(":")[2]), "the Kafka broker")
         command = [*self._java(), "kafka.Kafka", self._folder / "server.properties"]
-        self._child = Child(command, log=self._folder / "broker.log", cwd=self._folder)
+        log = self._folder / "broker.log"
+        self._child = Child(command, log, jdk.LOCALE, self._folder)
         self._child.wait_until(
             lambda: reachable(self.bootstrap, 2), READY_SECONDS, "The Kafka broker"
         )
@@ -117,7 +118,8 @@ class Broker:
         values = {
             "PORT": self.bootstrap.rpartition(":")[2],
             "CONTROLLER_PORT": free_port(),
-            "DATA": self._folder / "log",
+            # below where it runs: Java reads its settings as Latin-1
+            "DATA": "log",
         }
         text = TEMPLATE.read_text()
         for name, value in values.items():
@@ -143,6 +145,7 @@ class Broker:
             [*self._java(), *map(str, main)],
             capture_output=True,
             text=True,
+            env=os.environ | jdk.LOCALE,
             cwd=self._folder,
         )
         if done.returncode:

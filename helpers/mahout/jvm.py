@@ -111,6 +111,7 @@ def bridge() -> Path:
             [*compiler, "-classpath", classpath, "-d", unfinished, *sources],
             capture_output=True,
             text=True,
+            env=os.environ | jdk.LOCALE,
         )
         if done.returncode or not unfinished.exists():
             raise MahoutError(

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 
+from helpers.java import jdk
 from helpers.java.gateway import Gateway
 from helpers.mahout import cells as scala_cells
 from helpers.mahout import jvm as mahout_jvm
@@ -150,9 +151,10 @@ class Session:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
             raise ValueError(f"{name!r} cannot be a name in Scala.")
         file = self._folder / f"{name}-{next(self._serial)}"
+        literal = json.dumps(str(file))
         if isinstance(value, pd.DataFrame):
             value.to_parquet(file, index=False, compression=None, version="1.0")
-            source = f'spark.read.parquet("{file}")'
+            source = f"spark.read.parquet({literal})"
         elif isinstance(value, str):
             source = json.dumps(value)
         elif np.isscalar(value):
@@ -175,7 +177,7 @@ class Session:
                 if kind.startswith("d")
                 else ""
             )
-            source = f'workshop.Bridge.{kind}"{file}", {shape}{split})'
+            source = f"workshop.Bridge.{kind}{literal}, {shape}{split})"
         # a function that is sent to the tasks leaves it behind
         self.scala(f"@transient val {name} = {source}")
 
@@ -184,7 +186,7 @@ class Session:
         DataFrames, the rest as it is.
         """
         file = self._folder / f"out-{next(self._serial)}"
-        self.scala(f'workshop.Bridge.hand({{ {expression} }}, "{file}")')
+        self.scala(f"workshop.Bridge.hand({{ {expression} }}, {json.dumps(str(file))})")
         shelf = self._gateway.jvm.workshop.Shelf
         kind, _, shape = shelf.get("kind").partition(" ")
         if kind == "value":
@@ -242,7 +244,7 @@ class Session:
         self._child = Child(
             mahout_jvm.command(self._folder, self.memory, classpath),
             log=mahout_jvm.folder() / "logs" / f"{self._folder.name}.log",
-            env={"WORKSHOP_TOKEN": token, "SPARK_LOCAL_IP": "127.0.0.1"},
+            env={"WORKSHOP_TOKEN": token, "SPARK_LOCAL_IP": "127.0.0.1", **jdk.LOCALE},
             cwd=self._folder,
             grace=5,
         )

@@ -72,7 +72,7 @@ def environment() -> dict[str, str]:
     """Environment of every Spark process: Java 17, this Python, this package, 127.0.0.1
     and nothing else.
     """
-    return {
+    return jdk.LOCALE | {
         "JAVA_HOME": str(jdk.java_home()),
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
