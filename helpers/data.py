@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from helpers import features as definition
 from helpers import files, settings
 from helpers.errors import WorkshopError
+from helpers.features import CATEGORICAL, FLAGS, NUMERIC, WEATHER
 
 TABLES = ("flights", "weather", "planes", "airports", "airlines")
 LATE_MINUTES = 15
 FIRST_TEST_MONTH = 10
 FEATURE_SETS = ("scheduled", "live")
-CATEGORICAL = ("hour", "weekday", "carrier", "origin")
-WEATHER = ("temp", "humid", "wind_speed", "precip", "visib", "pressure")
-NUMERIC = ("distance", *WEATHER, "plane_age", "seats")
 RARE = 0.004  # a level with a smaller share of the training flights counts as "other"
 TINY_STEP = 10  # scale "tiny" keeps every tenth flight
 
@@ -99,9 +98,7 @@ def features(which: str = "scheduled") -> pd.DataFrame:
     `late`, the features.
 
     "scheduled" is what the timetable, the aircraft register and the weather station
-    know; "live" adds the departure delay in minutes. Units: distance miles, temp
-    degrees Fahrenheit, humid %, wind_speed mph, precip inches, visib miles, pressure
-    millibars, plane_age years.
+    know; "live" adds the departure delay in minutes. helpers/features.py has the units.
     """
     _check_feature_set(which)
     flights = labelled_flights()
@@ -182,8 +179,8 @@ def encode(frame: pd.DataFrame) -> pd.DataFrame:
     for name in [column for column in (*NUMERIC, "dep_delay") if column in frame]:
         value = frame[name].astype(float)
         columns[name] = value.fillna(value[train].median())
-    columns["pressure_missing"] = frame["pressure"].isna().astype(float)
-    columns["plane_unknown"] = frame["plane_age"].isna().astype(float)
+    for column, name in FLAGS.items():
+        columns[column] = frame[name].isna().astype(float)
     if "dep_delay" in columns:
         # last, so that "scheduled" is all columns but the last
         columns["dep_delay"] = columns.pop("dep_delay")
@@ -223,7 +220,8 @@ def _saved_matrix() -> Path:
     from.
     """
     tables = map(path, ("flights", "weather", "planes"))
-    key = files.sha256(*tables, Path(__file__))[:12]
+    code = (Path(__file__), Path(definition.__file__))
+    key = files.sha256(*tables, *code)[:12]
     folder = settings.build_dir() / "matrix" / key
     if folder.is_dir():
         return folder

@@ -11,13 +11,9 @@ import numpy as np
 
 from helpers import files
 from helpers.errors import InputError
+from helpers.features import CATEGORICAL, FLAGS, LIVE
 
-CATEGORICAL = ("hour", "weekday", "carrier", "origin")
-# column: the feature that is missing
-FLAGS = {"pressure_missing": "pressure", "plane_unknown": "plane_age"}
-# appended to the scheduled columns in this order, minutes
-LIVE = ("airport_delay", "dep_delay")
-# how many of the live columns each uses
+# how many of the live columns, which are appended to the scheduled ones, each uses
 MODELS = {"scheduled": 0, "airport": 1, "departed": 2}
 
 

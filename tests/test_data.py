@@ -99,6 +99,20 @@ def test_matrix_is_saved_once(tmp_path, monkeypatch):
     assert (data.design_matrix("scheduled", "tiny").X_train == first.X_train).all()
 
 
+@pytest.mark.parametrize("module", ["data.py", "features.py"])
+def test_a_matrix_of_other_code_is_not_read(monkeypatch, module):
+    """Its folder's name changes with the code that makes it."""
+    digest = data._sha256
+    folder = data._saved_matrix()
+    monkeypatch.setattr(
+        data, "_sha256", lambda file: "0" * 64 if file.name == module else digest(file)
+    )
+    monkeypatch.setattr(data, "features", lambda *_: pytest.fail("it is made"))
+    with pytest.raises(pytest.fail.Exception, match="it is made"):
+        data._saved_matrix()
+    assert folder.is_dir()
+
+
 def test_shuffled_labels_leave_nothing_to_learn(monkeypatch):
     monkeypatch.setenv("WORKSHOP_SHUFFLE_LABELS", "1")
     m = data.design_matrix("live", "tiny")

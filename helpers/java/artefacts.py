@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import urllib.request
 import zipfile
