@@ -85,7 +85,8 @@ def cpu_seconds(event_log: Path) -> dict[str, dict[str, float]]:
     """CPU seconds of the tasks of each size and kind of work, of the JVM only, from the
     event log's measured turns.
     """
-    group_of, seconds = {}, defaultdict(lambda: defaultdict(float))
+    group_of: dict[int, str] = {}
+    seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for line in event_log.read_text().splitlines():
         event = json.loads(line)
         if event["Event"] == "SparkListenerJobStart":

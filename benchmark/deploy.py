@@ -49,18 +49,16 @@ def contents() -> tuple[dict, dict, data.DesignMatrix]:
             for name, extra in models.MODELS.items()
         }
         made.append(content | {"models": parts})
-    return *made, matrix
+    first, second = made
+    return first, second, matrix
 
 
 class Deployment:
     """The service with its store in a namespace of the cluster."""
 
     def __init__(self, cluster: Kubernetes):
-        self.cluster, self.steps, self.folder = (
-            cluster,
-            [],
-            tempfile.TemporaryDirectory(),
-        )
+        self.cluster, self.folder = cluster, tempfile.TemporaryDirectory()
+        self.steps: list[dict] = []
 
     def start(self, first: dict, matrix: data.DesignMatrix) -> None:
         """Ignite, its rows, the network policy, one copy of the service, all ready."""

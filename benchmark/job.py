@@ -11,6 +11,7 @@ one line of JSON.
 import json
 import sys
 import time
+from typing import Any
 
 from pyspark.ml.classification import GBTClassifier, LogisticRegression
 from pyspark.ml.evaluation import BinaryClassificationEvaluator
@@ -71,7 +72,7 @@ def preparation() -> Pipeline:
         [f"{name}_index" for name in LEVELS],
         [f"{name}_code" for name in LEVELS],
     )
-    stages = [
+    stages: list[Any] = [
         StringIndexer(inputCols=LEVELS, outputCols=indexed, handleInvalid="keep"),
         OneHotEncoder(inputCols=indexed, outputCols=coded),
         Imputer(inputCols=NUMBERS, outputCols=NUMBERS),

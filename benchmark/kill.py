@@ -29,7 +29,7 @@ COPIES = 4
 
 def with_and_without(manager: Manager) -> dict[str, float]:
     """Seconds and AUC of the job, left alone and with one executor killed."""
-    found = {}
+    found: dict[str, float] = {}
     for what in ("alone", "killed"):
         with tempfile.TemporaryDirectory() as folder:
             marker = Path(folder, "training")
@@ -46,7 +46,7 @@ def with_and_without(manager: Manager) -> dict[str, float]:
 
 
 def main() -> None:
-    found = {}
+    found: dict[str, dict] = {}
     with contextlib.ExitStack() as stack:
         standalone = stack.enter_context(standalone_cluster(workers=2, memory="900m"))
         managers = {

@@ -6,6 +6,7 @@ import asyncio
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from helpers import errors, settings
 from service.app import Config, create_app
@@ -23,15 +24,15 @@ class Server(uvicorn.Server):
     once.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: int):
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain: int):
         super().__init__(config)
-        self._drain = drain
+        self._state, self._drain = app.state, drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self._drain or self.config.app.state.draining:
+        if not self._drain or self._state.draining:
             super().handle_exit(sig, frame)
             return
-        self.config.app.state.draining = True
+        self._state.draining = True
         asyncio.get_running_loop().call_later(
             self._drain, super().handle_exit, sig, frame
         )
@@ -51,7 +52,7 @@ def main() -> None:
         settings.service_drain(),
     )
     print(f"Listening on http://{host}:{port}, model {config.model.name}", flush=True)
-    config = uvicorn.Config(
+    server = uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -61,7 +62,7 @@ def main() -> None:
         limit_concurrency=MOST_OPEN,
         timeout_graceful_shutdown=GRACE,
     )
-    Server(config, drain).run()
+    Server(server, app, drain).run()
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class Model:
         """
         coefficients, intercept = self.weights[name]
         extra = MODELS[name]
-        if extra:
+        if extra and live is not None:
             part = slice(self.width, self.width + extra)
             X = np.hstack(
                 [

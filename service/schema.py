@@ -2,7 +2,7 @@
 before anything is computed.
 """
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -24,29 +24,32 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _field(feature: Feature) -> tuple[object, object]:
+def _field(feature: Feature) -> tuple[Any, Any]:
     """A feature as pydantic takes a field: (type, what is known of it)."""
-    kind = Literal[feature.values] if feature.values else feature.kind
-    limits = {
+    kind: Any = Literal[feature.values] if feature.values else feature.kind
+    limits: dict[str, Any] = {
         "gt": feature.above,
         "ge": feature.least,
         "le": feature.most,
         "pattern": feature.pattern,
     }
     kind = Annotated[kind, Field(**limits)]
-    described = {"description": feature.meaning or None}
+    described: dict[str, Any] = {"description": feature.meaning or None}
     if feature.required:
         return kind, Field(**described)
     return kind | None, Field(None, **described)
 
 
-Features = create_model(
-    "Features",
-    __base__=Strict,
-    __doc__="What is known of a flight without the store; a feature that is left out"
-    " counts as\nmissing.",
-    **{feature.name: _field(feature) for feature in FEATURES},
-)
+if TYPE_CHECKING:
+    Features = Strict  # made below; a type checker cannot see its fields
+else:
+    Features = create_model(
+        "Features",
+        __base__=Strict,
+        __doc__="What is known of a flight without the store; a feature that is left"
+        " out counts as\nmissing.",
+        **{feature.name: _field(feature) for feature in FEATURES},
+    )
 
 
 class Flight(Strict):

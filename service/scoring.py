@@ -39,14 +39,14 @@ def answer(
     by_request = [
         flight.features.model_dump()
         for flight, has in zip(request.flights, stored, strict=True)
-        if not has
+        if flight.features and not has
     ]
     mask = np.array(stored)
     if mask.any():
         held = b"".join(
             rows[flight.id]
             for flight, has in zip(request.flights, stored, strict=True)
-            if has
+            if flight.id is not None and has
         )
         X[mask] = np.frombuffer(held).reshape(-1, model.width)
     if by_request:
@@ -115,7 +115,11 @@ def _live(
             )
             departed = store.read(
                 FLIGHTS,
-                [flight.id for flight, has in zip(flights, mask, strict=True) if has],
+                [
+                    flight.id
+                    for flight, has in zip(flights, mask, strict=True)
+                    if flight.id is not None and has
+                ],
             )
         except StoreDown:
             if required:

@@ -53,8 +53,8 @@ def run_spark() -> Iterator[int]:
         rows.select(F.udf(lambda x: x + 1, "double")("x").alias("y")).agg(
             F.sum("y")
         ).collect()
-        stages = [StringIndexer(inputCol="word", outputCol="index")]
-        stages += [
+        stages: list = [
+            StringIndexer(inputCol="word", outputCol="index"),
             VectorAssembler(inputCols=["x", "index"], outputCol="features"),
             LogisticRegression(maxIter=5),
         ]
@@ -63,7 +63,7 @@ def run_spark() -> Iterator[int]:
         ).count().toPandas()
         stream = session.readStream.format("rate").load().writeStream.format("noop")
         stream.trigger(availableNow=True).start().awaitTermination(60)
-        yield session.sparkContext._gateway.proc.pid
+        yield sessions.driver_pid(session)
     finally:
         sessions.shutdown()
 

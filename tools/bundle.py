@@ -140,7 +140,7 @@ def pack(archive: Path) -> int:
 
 def _pip(*arguments: object) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pip", *arguments],
+        [sys.executable, "-m", "pip", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -131,14 +131,14 @@ def attempt(wanted: str, folder: Path) -> int:
         ),
         flush=True,
     )
-    python = f"PYTHON={sys._base_executable}"
+    python = f"PYTHON={sys._base_executable}"  # type: ignore[attr-defined]
     if subprocess.run(
         ["make", "-s", "setup", python], cwd=folder, env=environment
     ).returncode:
         raise VersionError("The set-up with it failed: see above.")
     chosen = tests(wanted.split("==")[0])
     print(f"Testing: {', '.join(chosen)}", flush=True)
-    command = [
+    command: list[str | Path] = [
         folder / ".venv" / "bin" / "python",
         "-m",
         "pytest",

@@ -92,7 +92,7 @@ def copy_by_maven(folder: str | Path) -> None:
     """Let Maven fetch the jars of all modules into `folder`/MODULE, unverified. Raises
     JavaError when it fails.
     """
-    command = [
+    command: list[str | Path] = [
         *(maven(), "-q", "-B", "--strict-checksums", "-f", settings.JVM / "pom.xml"),
         *("package", "dependency:copy-dependencies", f"-Dworkshop.java={folder}"),
     ]

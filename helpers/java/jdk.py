@@ -82,7 +82,8 @@ def compilers() -> list[str]:
 
 
 def _candidates() -> list[Path]:
-    homes = [Path(settings.java_home())] if settings.java_home() else []
+    named = settings.java_home()
+    homes = [Path(named)] if named else []
     on_path = shutil.which("java")
     if on_path:
         homes.append(Path(on_path).resolve().parent.parent)

@@ -49,9 +49,10 @@ def measure(
     last = time.monotonic()
     while len(seconds_of) < len(rows) and time.monotonic() - last < QUIET_SECONDS:
         for message in consumer.consume(500, 0.02):
-            if message.error():
+            value = message.value()
+            if message.error() or value is None:
                 continue
-            event, last = json.loads(message.value()), time.monotonic()
+            event, last = json.loads(value), time.monotonic()
             seconds_of.setdefault(event["id"], time.time() - event["sent"])
     sending.join()
     consumer.close()
@@ -73,8 +74,8 @@ def _send(broker: str, topic: str, rows: list[dict], rate: int) -> None:
 
 
 def main() -> None:
-    *addresses, rate, seconds, warm_up, out = sys.argv[1:]
-    result = measure(*addresses, int(rate), int(seconds), int(warm_up))
+    broker, source, target, rate, seconds, warm_up, out = sys.argv[1:]
+    result = measure(broker, source, target, int(rate), int(seconds), int(warm_up))
     with files.atomic(Path(out)) as unfinished:
         np.save(unfinished, result)
 

@@ -105,7 +105,7 @@ def bridge() -> Path:
     if jar.exists():
         return jar
     classpath = os.pathsep.join(map(str, artefacts.jars("mahout")))
-    compiler = [jdk.java(), "-cp", classpath, "scala.tools.nsc.Main", "-nowarn"]
+    compiler = [str(jdk.java()), "-cp", classpath, "scala.tools.nsc.Main", "-nowarn"]
     with files.atomic(jar) as unfinished:
         done = subprocess.run(
             [*compiler, "-classpath", classpath, "-d", unfinished, *sources],

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -132,10 +133,10 @@ class Session:
                 f"The code is not complete: an open bracket or quote? {said}".strip()
             )
         if verdict != "Success":
-            error = ScalaError(scala_cells.readable(said))
-            if ON_ITS_WAY_OUT.search(str(error)):
-                raise self._ended(error)
-            raise error
+            failure = ScalaError(scala_cells.readable(said))
+            if ON_ITS_WAY_OUT.search(str(failure)):
+                raise self._ended(failure)
+            raise failure
         return said
 
     def put(
@@ -220,6 +221,8 @@ class Session:
     @property
     def pid(self) -> int:
         """Process id of the JVM."""
+        if not self._child:
+            raise MahoutError("This Mahout session has been stopped: it has no JVM.")
         return self._child.pid
 
     def stop(self) -> None:
@@ -241,7 +244,7 @@ class Session:
         classpath, began = mahout_jvm.classpath(), time.monotonic()
         self._folder, self._serial = mahout_jvm.session_folder(), itertools.count()
         token = secrets.token_urlsafe(32)
-        self._child = Child(
+        self._child = child = Child(
             mahout_jvm.command(self._folder, self.memory, classpath),
             log=mahout_jvm.folder() / "logs" / f"{self._folder.name}.log",
             env={"WORKSHOP_TOKEN": token, "SPARK_LOCAL_IP": "127.0.0.1", **jdk.LOCALE},
@@ -249,13 +252,12 @@ class Session:
             grace=5,
         )
         try:
-            self._child.wait_until(
-                lambda: "gateway port" in self._child.output(),
+            port = child.wait_until(
+                lambda: re.search(r"gateway port (\d+)", child.output()),
                 START_SECONDS,
                 "Mahout's JVM",
             )
-            port = int(re.search(r"gateway port (\d+)", self._child.output()).group(1))
-            self._gateway = Gateway(port, token)
+            self._gateway = Gateway(int(port[1]), token)
             self._java = self._gateway.entry_point
             conf = self._gateway.jvm.java.util.HashMap()
             for key, value in (
@@ -269,7 +271,7 @@ class Session:
                 _said(error)
                 or "its JVM ended before it could say why: try a larger heap"
             )
-            self._child.stop()
+            child.stop()
             self._child = None
             shutil.rmtree(self._folder, ignore_errors=True)
             if isinstance(error, ProcessError | Py4JError | ScalaError | OSError):
@@ -283,7 +285,7 @@ class Session:
             f" {self.memory}"
         )
 
-    def _call(self, method: Callable[..., object], *arguments: object) -> object:
+    def _call(self, method: Callable[..., Any], *arguments: object) -> Any:
         """Call Java from another thread, for a Ctrl-C in the middle of a call would
         break py4j's connection.
         """
@@ -309,7 +311,7 @@ class Session:
             return MahoutError(said)
         with suppress(WaitError):  # it may still be tidying up
             until(lambda: not self.running, 60, "The JVM's end")
-        status = self._child.returncode
+        status = self._child and self._child.returncode
         reason = (
             "it ran out of memory"
             if status == OUT_OF_MEMORY

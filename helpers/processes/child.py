@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from helpers.errors import WorkshopError
 from helpers.waiting import until
 
+T = TypeVar("T")
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
@@ -60,7 +62,10 @@ class Child:
             cwd=cwd,
             start_new_session=True,
         )
-        self.pid = int(self._supervisor.stdout.readline() or 0)
+        assert self._supervisor.stdin
+        assert self._supervisor.stdout
+        self._stdin, self._stdout = self._supervisor.stdin, self._supervisor.stdout
+        self.pid = int(self._stdout.readline() or 0)
         if not self.pid:
             self.stop()
             raise ProcessError(
@@ -84,11 +89,9 @@ class Child:
             text = stream.read().decode(errors="replace")
         return text if characters is None else text[-characters:]
 
-    def wait_until(
-        self, ready: Callable[[], object], timeout: float, what: str
-    ) -> None:
-        """Poll `ready` until it is true. Raises ProcessError when the process ends or
-        `timeout` s have passed.
+    def wait_until(self, ready: Callable[[], T], timeout: float, what: str) -> T:
+        """Poll `ready` until it is true, and return its value. Raises ProcessError when
+        the process ends or `timeout` s have passed.
         """
 
         def error(message: str) -> ProcessError:
@@ -96,7 +99,7 @@ class Child:
                 f"{message} The end of {self.log.name}:\n{self.output(1500)}"
             )
 
-        until(ready, timeout, what, alive=lambda: self.running, error=error)
+        return until(ready, timeout, what, alive=lambda: self.running, error=error)
 
     def wait(self) -> int:
         """Wait until it ends by itself; its exit status, 128 + signal where a signal
@@ -119,10 +122,10 @@ class Child:
         """End it: SIGTERM, then SIGKILL after the grace period; no error if it has
         ended already.
         """
-        self._supervisor.stdin.close()
+        self._stdin.close()
         try:
             self._supervisor.wait(self._grace + 5)
         except subprocess.TimeoutExpired:
             self._supervisor.kill()
             self._supervisor.wait()
-        self._supervisor.stdout.close()
+        self._stdout.close()

@@ -18,8 +18,8 @@ import threading
 
 
 def main() -> int:
-    log, stdout, grace, *command = sys.argv[1:]
-    grace, parent = float(grace), os.getppid()
+    log, stdout, seconds, *command = sys.argv[1:]
+    grace, parent = float(seconds), os.getppid()
     with open(log, "ab") as errors, open(stdout, "ab") as output:
         try:
             child = subprocess.Popen(

@@ -180,11 +180,10 @@ def _client(
 ) -> list:
     """One client's requests until the end: (when, ms, status) of each."""
     address = urllib.parse.urlsplit(url)
+    host = address.hostname or "127.0.0.1"
 
     def connect():
-        return http.client.HTTPConnection(
-            address.hostname, address.port, timeout=ANSWER_SECONDS
-        )
+        return http.client.HTTPConnection(host, address.port, timeout=ANSWER_SECONDS)
 
     connection, done = connect(), []
     while True:

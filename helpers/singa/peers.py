@@ -15,9 +15,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,9 @@ class Peers:
         self.bytes_sent, self.seconds_waiting = 0, 0.0
         self._timeout, self._folder = timeout, folder
         self._sockets = _connect(rank, size, folder, timeout)
-        self._outboxes = {peer: queue.SimpleQueue() for peer in self._sockets}
+        self._outboxes: dict[int, queue.SimpleQueue] = {
+            peer: queue.SimpleQueue() for peer in self._sockets
+        }
         self._senders = [
             threading.Thread(target=self._deliver, args=(peer,), daemon=True)
             for peer in self._sockets
@@ -99,7 +102,7 @@ class Peers:
             self.send(peer, total)
         return total
 
-    def finish(self, **results: object) -> None:
+    def finish(self, **results: Any) -> None:
         """Leave the results (numbers and arrays) for the notebook, and let the last
         messages out.
         """
@@ -152,7 +155,7 @@ def join() -> Peers:
     )
 
 
-def quietly(main: object) -> None:
+def quietly(main: Callable[["Peers"], object]) -> None:
     """Run a worker's main function; a lost peer or a wrong shape ends it with one
     sentence, not a traceback.
     """
@@ -242,7 +245,7 @@ def group(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(script: Path, size: int, **arguments: object) -> list[dict[str, np.ndarray]]:
+def run(script: Path, size: int, **arguments: Any) -> list[dict[str, np.ndarray]]:
     """Start a group, wait for it, and return its results; arguments and errors are
     those of `group` and `wait`.
     """
@@ -251,7 +254,7 @@ def run(script: Path, size: int, **arguments: object) -> list[dict[str, np.ndarr
 
 
 def _fault(rank: int, worker: Child) -> str:
-    code = worker.returncode
+    code = worker.returncode or 0
     if code > 128:
         return f"worker {rank} was ended by signal {code - 128}"
     lines = worker.output().strip().splitlines()

@@ -139,8 +139,8 @@ def driver_host() -> str:
     """The address by which Pods reach this machine: WORKSHOP_DRIVER_HOST, else the one
     that faces the cluster.
     """
-    if settings.spark_driver_host():
-        return settings.spark_driver_host()
+    if named := settings.spark_driver_host():
+        return named
     server = urlsplit(_server())
     with socket.socket(
         socket.AF_INET, socket.SOCK_DGRAM

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import urllib.request
+from typing import Any
 
 import findspark
 
@@ -39,7 +40,7 @@ def start(
         running.stop()
     given = {key.replace("_", "."): str(value) for key, value in conf.items()}
     wanted = SparkConf(loadDefaults=False).setAll(
-        (runtime.configuration(memory) | given).items()
+        list((runtime.configuration(memory) | given).items())
     )
     wanted.setAppName(name).setMaster(master or settings.spark_master() or "local[2]")
     if SparkContext._gateway is None:
@@ -50,6 +51,12 @@ def start(
         f" {spark.sparkContext.uiWebUrl}"
     )
     return spark
+
+
+def driver_pid(spark: SparkSession) -> int:
+    """Process id of the JVM that a session of this Python drives."""
+    gateway: Any = spark.sparkContext._gateway
+    return gateway.proc.pid
 
 
 def show_plan(frame: DataFrame) -> None:

@@ -42,8 +42,8 @@ def follow(
                 seen = batch["batchId"]
                 if batch["numInputRows"]:
                     print(_line(batch, rows_out))
-        if not query.isActive and query.exception():
-            raise StreamError(f"The query has failed: {_cause(query.exception())}")
+        if not query.isActive and (error := query.exception()):
+            raise StreamError(f"The query has failed: {_cause(error)}")
         return finished
 
     until(followed, timeout, "The query", error=StreamError)

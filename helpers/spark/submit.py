@@ -31,10 +31,12 @@ def submit(
     of its output when it fails.
     """
     manager = manager or Manager(master or settings.spark_master() or "local[2]")
-    given = runtime.configuration(memory) | {
-        "spark.submit.pyFiles": ",".join(map(str, py_files))
+    given = {
+        **runtime.configuration(memory),
+        "spark.submit.pyFiles": ",".join(map(str, py_files)),
+        **manager.conf,
+        **(conf or {}),
     }
-    given |= {**manager.conf, **(conf or {})}
     options = [
         part for key, value in given.items() for part in ("--conf", f"{key}={value}")
     ]
