@@ -1,121 +1,87 @@
-"""Become the service of this container: the command lines are those of the helpers,
-with this container's addresses.
+"""Become the service of this container: the recipes are the helpers', the addresses
+this container's.
 
-python start.py spark-master | spark-worker | ignite | kafka | lab python start.py
-executor | driver ARGUMENTS... on Kubernetes: Spark starts its Pods with these words
+python start.py spark-master | spark-worker | ignite | kafka | lab
+python start.py executor | driver ARGUMENTS...
+    on Kubernetes: Spark starts its Pods with these words
 """
 
-import base64
 import os
 import socket
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 
+from helpers import settings
+from helpers.processes.recipe import Recipe
+
 HOST = socket.gethostname()
-os.environ["WORKSHOP_DRIVER_HOST"] = (
-    HOST  # whatever runs here is reached by the container's name
-)
-HEAP = os.environ.get("SERVICE_HEAP", "256") + "m"
+HEAP = int(os.environ.get("SERVICE_HEAP", "256"))  # MB
+FILES = Path("/tmp")
+EVENTS = Path("/data/kafka")
 
 
-def spark_master() -> list[object]:
+def spark_master() -> Recipe:
     """Spark's standalone master: 7077, web UI on 8080."""
-    return _spark("master.Master", "--host", HOST, "--port", 7077, "--webui-port", 8080)
+    from helpers.spark import recipe
+
+    return recipe.master(HOST, 7077, 8080, _spark_logging())
 
 
-def spark_worker() -> list[object]:
+def spark_worker() -> Recipe:
     """A worker of one core, web UI on 8081."""
-    from helpers import settings
+    from helpers.spark import recipe, runtime
 
-    folder = settings.build_dir() / "spark" / "workers" / HOST
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ["SPARK_LOCAL_DIRS"] = str(folder)
-    place = ("--host", HOST, "--webui-port", 8081, "--work-dir", folder)
-    return _spark(
-        "worker.Worker", *place, "--cores", 1, "--memory", HEAP, settings.spark_master()
+    folder = runtime.folder(f"workers/{HOST}")
+    worker = recipe.worker(
+        settings.spark_master(), HOST, 1, f"{HEAP}m", folder, _spark_logging(), 8081
     )
+    local = {"SPARK_LOCAL_DIRS": str(folder)}
+    return Recipe(worker.command, worker.environment | local)
 
 
-def ignite() -> list[object]:
+def ignite() -> Recipe:
     """A node that holds data in memory: clients on 10800, the other nodes on 47500."""
-    from helpers import settings
-    from helpers.ignite import nodes as ignite
+    from helpers.ignite import recipe
 
-    folder = Path("/tmp/ignite")
+    folder = FILES / "ignite"
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
-    properties = {
-        "workshop.node": os.environ["IGNITE_NODE"],
-        "workshop.folder": folder,
-        "workshop.host": HOST,
-        "workshop.port": 10800,
-        "workshop.discovery.port": 47500,
-        "workshop.discovery.addresses": settings.ignite_discovery(),
-        "workshop.region": os.environ["IGNITE_REGION"],
-    }
-    given = [f"-D{key}={value}" for key, value in properties.items()]
-    return [
-        *ignite.java(HEAP, *given),
-        "org.apache.ignite.startup.cmdline.CommandLineStartup",
-        ignite.CONFIG,
-    ]
+    return recipe.node(
+        HEAP,
+        name=os.environ["IGNITE_NODE"],
+        folder=folder,
+        host=HOST,
+        port=10800,
+        discovery_port=47500,
+        discovery=settings.ignite_discovery(),
+        region=os.environ["IGNITE_REGION"],
+    )
 
 
-def kafka() -> list[object]:
+def kafka() -> Recipe:
     """A broker that is its own controller: 9092. Formats its volume once."""
-    from helpers.java import artefacts, jdk
-    from helpers.kafka import broker as kafka
+    from helpers.kafka import recipe
 
-    text = kafka.TEMPLATE.read_text().replace(
-        "PLAINTEXT://127.0.0.1:@PORT@", f"PLAINTEXT://{HOST}:9092"
-    )
-    properties = Path("/tmp/server.properties")
-    properties.write_text(
-        text.replace("@CONTROLLER_PORT@", "9093").replace("@DATA@", "/data/kafka")
-    )
-    path = os.pathsep.join(map(str, artefacts.jars("kafka")))
-    java = [
-        jdk.java(),
-        f"-Xmx{HEAP}",
-        "-XX:+UseSerialGC",
-        "-XX:+ExitOnOutOfMemoryError",
-    ]
-    java += [f"-Dlog4j2.configurationFile={kafka.LOG4J.as_uri()}", "-cp", path]
-    if not Path("/data/kafka/meta.properties").exists():
-        cluster = (
-            base64.urlsafe_b64encode(uuid.uuid4().bytes)
-            .decode()
-            .rstrip("=")
-            .replace("-", "A")
-        )
-        subprocess.run(
-            [
-                *java,
-                "kafka.tools.StorageTool",
-                "format",
-                "--standalone",
-                "-t",
-                cluster,
-                "-c",
-                properties,
-            ],
-            check=True,
-        )
-    return [*java, "kafka.Kafka", properties]
+    properties = FILES / "server.properties"
+    recipe.write_properties(properties, EVENTS, HOST, 9092, 9093)
+    if not (EVENTS / "meta.properties").exists():
+        step = recipe.format_storage(properties, HEAP, recipe.cluster_id())
+        subprocess.run(step.command, check=True)
+    return recipe.broker(properties, HEAP)
 
 
-def lab() -> list[object]:
-    """JupyterLab, open on the learner copies, written before; without JUPYTER_TOKEN it
-    makes up a token and prints it.
+def lab() -> Recipe:
+    """JupyterLab, open on the learner copies, which are written first; without
+    JUPYTER_TOKEN it makes up a token and prints it.
     """
     subprocess.run([sys.executable, "-m", "tools.learner"])
-    place = ["--notebook-dir=/workshop", "--LabApp.default_url=/lab/tree/learner"]
-    return ["jupyter", "lab", "--ip=0.0.0.0", "--port=8888", "--no-browser", *place]
+    command = ["jupyter", "lab", "--ip=0.0.0.0", "--port=8888", "--no-browser"]
+    command += ["--notebook-dir=/workshop", "--LabApp.default_url=/lab/tree/learner"]
+    return Recipe(command)
 
 
-def executor(*_given: str) -> list[object]:
+def executor(*_arguments: str) -> Recipe:
     """An executor in a Pod: Spark on Kubernetes says by the environment who and where
     its driver is.
     """
@@ -132,12 +98,8 @@ def executor(*_given: str) -> list[object]:
         key=lambda name: int(name[9:]),
     )
     java = [jdk.java(), *(given[name] for name in options)]
-    java += [
-        f"-Xms{given['EXECUTOR_MEMORY']}",
-        f"-Xmx{given['EXECUTOR_MEMORY']}",
-        "-cp",
-        f"{runtime.home()}/jars/*",
-    ]
+    java += [f"-Xms{given['EXECUTOR_MEMORY']}", f"-Xmx{given['EXECUTOR_MEMORY']}"]
+    java += ["-cp", f"{runtime.home()}/jars/*"]
     who = {
         "driver-url": "DRIVER_URL",
         "executor-id": "EXECUTOR_ID",
@@ -147,50 +109,47 @@ def executor(*_given: str) -> list[object]:
         "resourceProfileId": "RESOURCE_PROFILE_ID",
         "podName": "EXECUTOR_POD_NAME",
     }
-    told = [
-        part for option, name in who.items() for part in (f"--{option}", given[name])
-    ]
-    return [
-        *java,
-        "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend",
-        *told,
-    ]
+    backend = ["org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend"]
+    for option, name in who.items():
+        backend += [f"--{option}", given[name]]
+    return Recipe([*java, *backend])
 
 
-def driver(*given: str) -> list[object]:
-    """The driver in a Pod, for spark-submit --deploy-mode cluster; `given` are
-    spark-submit's arguments.
+def driver(*arguments: str) -> Recipe:
+    """The driver in a Pod, for spark-submit --deploy-mode cluster; `arguments` are
+    spark-submit's.
     """
     from helpers.spark import runtime
 
     address = os.environ["SPARK_DRIVER_BIND_ADDRESS"]
-    os.environ.update(runtime.environment() | {"SPARK_LOCAL_IP": address})
     bind = ["--conf", f"spark.driver.bindAddress={address}", "--deploy-mode", "client"]
-    return [runtime.home() / "bin" / "spark-submit", *bind, *given]
+    command = [runtime.home() / "bin" / "spark-submit", *bind, *arguments]
+    return Recipe(command, runtime.environment() | {"SPARK_LOCAL_IP": address})
 
 
-def _spark(name: str, *arguments: object) -> list[object]:
-    from helpers.spark import runtime
+def _spark_logging() -> Path:
+    from helpers.spark import recipe
 
-    log4j = Path("/tmp/log4j2.properties")
-    log4j.write_text(runtime.logging("info"))
-    options = (
-        f"-XX:+UseSerialGC -Dlog4j2.configurationFile={log4j}"
-        " -Dspark.worker.cleanup.enabled=true"
-    )
-    os.environ.update(
-        runtime.environment()
-        | {"SPARK_DAEMON_MEMORY": "128m", "SPARK_DAEMON_JAVA_OPTS": options}
-    )
-    return [
-        runtime.home() / "bin" / "spark-class",
-        f"org.apache.spark.deploy.{name}",
-        *arguments,
-    ]
+    file = FILES / "log4j2.properties"
+    recipe.write_logging(file)
+    return file
 
+
+ROLES = {
+    "spark-master": spark_master,
+    "spark-worker": spark_worker,
+    "ignite": ignite,
+    "kafka": kafka,
+    "lab": lab,
+    "executor": executor,
+    "driver": driver,
+}
 
 if __name__ == "__main__":
-    command = [
-        str(part) for part in globals()[sys.argv[1].replace("-", "_")](*sys.argv[2:])
-    ]
+    # whatever runs here is reached by the container's name
+    os.environ["WORKSHOP_DRIVER_HOST"] = HOST
+    role, *arguments = sys.argv[1:]
+    recipe = ROLES[role](*arguments)
+    os.environ.update(recipe.environment)
+    command = [str(part) for part in recipe.command]
     os.execvp(command[0], command)

@@ -102,6 +102,20 @@ def spark_driver_host() -> str | None:
     return os.environ.get("WORKSHOP_DRIVER_HOST") or None
 
 
+def executor_memory() -> str | None:
+    """Heap of an executor on an external Spark cluster (WORKSHOP_EXECUTOR_MEMORY), or
+    None for Spark's own 1g.
+
+    Raises SettingError for what is no size.
+    """
+    size = os.environ.get("WORKSHOP_EXECUTOR_MEMORY") or None
+    if size and not re.fullmatch(r"[1-9]\d*[mg]", size):
+        raise SettingError(
+            f"WORKSHOP_EXECUTOR_MEMORY: {size!r} is not a size, as 640m or 1g is one."
+        )
+    return size
+
+
 def listen_host() -> str:
     """The address on which servers started here listen: loopback, or the name by which
     an external cluster reaches us.

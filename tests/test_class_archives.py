@@ -2,12 +2,13 @@
 and none is half written.
 """
 
+import os
 import subprocess
 
 import pytest
 
 from helpers import settings
-from helpers.ignite import nodes as ignite
+from helpers.ignite import recipe
 from helpers.java import artefacts, class_archives, jdk
 from helpers.java.jdk import JavaError
 from helpers.spark import runtime
@@ -28,7 +29,7 @@ def test_none_is_asked_for_where_none_is(engine, monkeypatch, tmp_path):
 
 def test_a_node_reads_its_classes_from_the_archive():
     command = [
-        *ignite.java("64m", "-Xlog:class+load"),
+        *recipe.java(64, "-Xlog:class+load"),
         "org.apache.ignite.startup.cmdline.CommandLineStartup",
         "-h",
     ]
@@ -51,6 +52,19 @@ def test_the_name_follows_the_jars(monkeypatch, tmp_path):
     before = class_archives.path("kafka")
     jar.write_bytes(b"ab")
     assert class_archives.path("kafka") != before
+
+
+def test_the_name_is_the_same_in_an_image_which_keeps_whole_seconds(
+    monkeypatch, tmp_path
+):
+    jar = tmp_path / "a.jar"
+    jar.write_bytes(b"a")
+    monkeypatch.setattr(artefacts, "jars", lambda _: [jar])
+    names = []
+    for nanoseconds in (1_700_000_000_987_654_321, 1_700_000_000 * 10**9, 0):
+        os.utime(jar, ns=(nanoseconds, nanoseconds))
+        names.append(class_archives.path("kafka"))
+    assert names[0] == names[1] != names[2]
 
 
 def test_an_archive_that_does_not_fit_is_passed_over_without_a_word():

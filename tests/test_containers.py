@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docker import health
+from docker import health, start
 from helpers import settings
 from helpers.ignite import nodes as ignite
 from helpers.java import jdk
@@ -70,15 +70,12 @@ def test_services_are_confined(name):
 @EVERY_SERVICE
 def test_services_are_watched_and_end_cleanly(name):
     service = SERVICES[name]
-    *start, role = service["command"]
-    assert start == ["python", "/opt/workshop/start.py"]
+    *program, role = service["command"]
+    assert program == ["python", "/opt/workshop/start.py"]
     assert service["healthcheck"]["test"][:1] == ["CMD"]
     assert service["healthcheck"]["test"][-2:] == ["/opt/workshop/health.py", role]
     assert callable(getattr(health, role.replace("-", "_")))
-    assert (
-        f"def {role.replace('-', '_')}()"
-        in (settings.ROOT / "docker" / "start.py").read_text()
-    )
+    assert role in start.ROLES
     assert service["stop_grace_period"]
 
 
@@ -124,12 +121,9 @@ def test_the_limits_fit_a_laptop_of_8_gb():
 
 
 def test_what_java_takes_fits_its_container():
-    executor = re.search(
-        r"spark\.executor\.memory\s+(\d+)m",
-        (settings.ROOT / "docker/spark-defaults.conf").read_text(),
-    )
+    executor = SERVICES["lab"]["environment"]["WORKSHOP_EXECUTOR_MEMORY"]
     for worker in ("spark-worker-1", "spark-worker-2"):
-        assert heap(worker) == int(executor[1])
+        assert f"{heap(worker)}m" == executor
         assert heap(worker) + 400 <= megabytes(SERVICES[worker]["mem_limit"])
     for node in ("ignite-1", "ignite-2", "ignite-3"):
         needed = (
@@ -197,7 +191,53 @@ def test_the_image_installs_what_the_lock_says_and_names_no_version():
     assert set(re.findall(r"python(\d\.\d+)", DOCKERFILE)) == {
         ".".join(map(str, doctor.PYTHON))
     }
-    assert re.findall(r"openjdk-(\d+)", DOCKERFILE) == [str(jdk.JAVA)]
+    assert set(re.findall(r"openjdk-(\d+)", DOCKERFILE)) == {str(jdk.JAVA)}
+
+
+def test_the_image_has_archives_of_classes_beside_the_volume():
+    """And no folder of settings on Spark's class path: Java would pass its archive
+    over.
+    """
+    assert "python -m tools.archive_classes" in DOCKERFILE
+    assert "ln -s /opt/java /opt/classes build/" in DOCKERFILE
+    assert "SPARK_CONF_DIR" not in DOCKERFILE
+    assert "SPARK_CONF_DIR" not in str(COMPOSE)
+
+
+@EVERY_SERVICE
+def test_edited_code_is_seen_without_another_image(name):
+    """What a role imports: start.py needs helpers, the Lab's lessons need the rest."""
+    service = SERVICES[name]
+    needed = ["helpers", "service", "tools"] if "lab" in service["command"] else []
+    for folder in {"helpers", *needed}:
+        assert f"./{folder}:/workshop/{folder}:ro" in service["volumes"]
+
+
+def test_an_executor_in_a_pod_is_who_its_environment_says(monkeypatch):
+    pod = {
+        "SPARK_JAVA_OPT_10": "-Dlast",
+        "SPARK_JAVA_OPT_0": "-Dfirst",
+        "SPARK_EXECUTOR_MEMORY": "700m",
+        "SPARK_DRIVER_URL": "spark://driver:7078",
+        "SPARK_EXECUTOR_ID": "3",
+        "SPARK_EXECUTOR_CORES": "1",
+        "SPARK_APPLICATION_ID": "app-1",
+        "SPARK_EXECUTOR_POD_IP": "10.0.0.3",
+        "SPARK_RESOURCE_PROFILE_ID": "0",
+        "SPARK_EXECUTOR_POD_NAME": "exec-3",
+    }
+    for name, value in pod.items():
+        monkeypatch.setenv(name, value)
+    java, *command = map(str, start.executor().command)
+    assert java == str(jdk.java())
+    assert command[:4] == ["-Dfirst", "-Dlast", "-Xms700m", "-Xmx700m"]
+    assert command[-14:-10] == [
+        "--driver-url",
+        "spark://driver:7078",
+        "--executor-id",
+        "3",
+    ]
+    assert command[-2:] == ["--podName", "exec-3"]
 
 
 @pytest.mark.security

@@ -3,6 +3,7 @@ running after any fault.
 """
 
 import os
+import re
 import signal
 import socket
 import ssl
@@ -23,6 +24,7 @@ from pyignite.datatypes.cluster_state import ClusterState
 from pyignite.exceptions import AuthenticationError, ReconnectError
 from watch import below, nothing_left, open_to_the_world, until
 
+from docker import start
 from helpers import settings
 from helpers.ignite import certificates
 from helpers.ignite import client as ignite_client
@@ -280,6 +282,27 @@ def test_driver_is_a_client_node_and_ends(pair):
         assert node.cluster().forServers().nodes().size() == 2
         assert node.configuration().isClientMode()
     assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.ignite
+def test_a_container_starts_a_node_as_this_machine_does(pair, monkeypatch, tmp_path):
+    """But for addresses, folders and sizes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(start, "FILES", tmp_path)
+    for name, value in (
+        ("IGNITE_NODE", "node0"),
+        ("IGNITE_REGION", "192"),
+        ("WORKSHOP_IGNITE_DISCOVERY", "ignite-1:47500,ignite-2:47500"),
+    ):
+        monkeypatch.setenv(name, value)
+    commands = start.ignite().command, psutil.Process(pair.nodes[0].pid).cmdline()
+    there, here = (
+        [re.sub(r"^(-Dworkshop[\w.]+=|-Xmx).*", r"\1", str(part)) for part in command]
+        for command in commands
+    )
+    for switch in ("persistent", "authentication"):
+        here.remove(f"-Dworkshop.{switch}=")  # off where nothing is said
+    assert sorted(there) == sorted(here)
 
 
 @pytest.mark.ignite

@@ -2,14 +2,17 @@
 and parent, all with counts.
 """
 
+import base64
 import importlib.util
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -18,10 +21,11 @@ import psutil
 import pytest
 from watch import listening, until
 
+from docker import start as container
 from helpers import data, settings
 from helpers.java import artefacts
 from helpers.kafka import broker as kafka
-from helpers.kafka import replay
+from helpers.kafka import recipe, replay
 from helpers.processes.child import Child, ProcessError
 from helpers.processes.ports import free_port
 from helpers.spark import runtime, sessions, streams
@@ -108,6 +112,37 @@ def test_events_are_the_quarter_in_the_order_in_which_it_happened(scale):
 def broker():
     with kafka.broker(local=True) as made:
         yield made
+
+
+def test_a_container_starts_a_broker_as_this_machine_does(
+    broker, monkeypatch, tmp_path
+):
+    """But for addresses and folders; the storage is formatted once."""
+    monkeypatch.setattr(container, "FILES", tmp_path)
+    monkeypatch.setattr(container, "EVENTS", tmp_path / "events")
+    monkeypatch.setattr(container, "HOST", "kafka")
+    identity = tmp_path / "events" / "meta.properties"
+    for _ in range(2):
+        *there, properties = map(str, container.kafka().command)
+        formatted = identity.read_text()
+    *here, local = psutil.Process(broker.pid).cmdline()
+    assert there == here
+    assert identity.read_text() == formatted
+
+    texts = Path(properties).read_text(), Path(local).read_text()
+    there, here = (
+        re.sub(r"(PLAINTEXT://)[\w.]+|:\d+|(log.dirs)=.*", r"\1\2", text)
+        for text in texts
+    )
+    assert there == here
+    assert "advertised.listeners=PLAINTEXT://kafka:9092\n" in texts[0]
+
+
+def test_an_identity_is_never_taken_for_an_option():
+    identities = [recipe.cluster_id() for _ in range(2000)]
+    assert len(set(identities)) == 2000
+    assert {len(base64.urlsafe_b64decode(f"{one}==")) for one in identities} == {16}
+    assert not [one for one in identities if one.startswith("-")]
 
 
 def test_what_is_sent_is_counted_and_read_back(broker):

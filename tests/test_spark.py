@@ -3,6 +3,7 @@ only, nothing left behind.
 """
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pyspark
 import pytest
 from watch import below, nothing_left, open_to_the_world, until
 
+from docker import start
 from helpers import settings
 from helpers.processes.child import ProcessError
 from helpers.spark import sessions
@@ -97,6 +99,34 @@ def test_standalone_cluster_runs_a_job_and_leaves_nothing(capsys):
         assert open_to_the_world() == []
         session.stop()
     assert standalone.ui in capsys.readouterr().out
+
+
+def test_containers_start_the_daemons_as_this_machine_does(monkeypatch, tmp_path):
+    """But for addresses, folders and sizes."""
+    monkeypatch.setattr(start, "FILES", tmp_path)
+
+    def java(environment):
+        options = environment["SPARK_DAEMON_JAVA_OPTS"]
+        return re.sub(r"(log4j2.configurationFile)=\S+", r"\1", options)
+
+    def names(words):
+        """Spark's class and the names of its options."""
+        words = [word for word in map(str, words) if "=" not in word]
+        main = next(n for n, word in enumerate(words) if ".deploy." in word)
+        return [words[main], *(word for word in words[main:] if word[:2] == "--")]
+
+    with standalone_cluster(workers=1, memory="512m") as standalone:
+        monkeypatch.setenv("WORKSHOP_SPARK_MASTER", standalone.url)
+        for child, there in (
+            (standalone.master, start.spark_master()),
+            (standalone.workers[0], start.spark_worker()),
+        ):
+            process = psutil.Process(child.pid)
+            here = process.environ()
+            assert java(there.environment) == java(here)
+            for name in ("SPARK_DAEMON_MEMORY", "SPARK_HOME", "PYSPARK_PYTHON"):
+                assert there.environment[name] == here[name]
+            assert names(there.command) == names(process.cmdline())
 
 
 def test_a_failing_block_ends_the_cluster():

@@ -16,31 +16,18 @@ import psutil
 from py4j.java_gateway import JavaGateway
 
 from helpers import settings
-from helpers.ignite import certificates
+from helpers.ignite import certificates, recipe
 from helpers.ignite.client import Clients
-from helpers.java import artefacts, class_archives, jdk
+from helpers.java import jdk
 from helpers.java.gateway import gateway
 from helpers.processes.child import Child, ProcessError
 from helpers.processes.folders import own_folder
 from helpers.processes.ports import free_port, listening, require_free
 
 READY_SECONDS = 120
-CONFIG = settings.JVM / "ignite" / "server.xml"
+CONFIG = recipe.CONFIG
 SPARE_NODES = 2  # how many nodes can join later
 JVM_MB = 150  # what a node's JVM needs beside its heap and its data
-# Java 17 has to open these packages to Ignite:
-# https://ignite.apache.org/docs/latest/quick-start/java
-OPENED = """
-java.base/jdk.internal.access java.base/jdk.internal.misc java.base/sun.nio.ch
-java.base/sun.util.calendar java.base/sun.reflect.generics.reflectiveObjects
-java.base/java.io java.base/java.nio java.base/java.net java.base/java.util
-java.base/java.util.concurrent java.base/java.util.concurrent.locks
-java.base/java.util.concurrent.atomic java.base/java.lang java.base/java.lang.invoke
-java.base/java.lang.reflect java.base/java.math java.base/java.time java.base/java.text
-java.management/com.sun.jmx.mbeanserver java.management/sun.management
-jdk.internal.jvmstat/sun.jvmstat.monitor jdk.management/com.sun.management.internal
-java.sql/java.sql java.desktop/java.awt.font
-"""
 TOPOLOGY = re.compile(r"Topology snapshot \[ver=(\d+).*?servers=(\d+)")
 
 _numbers = itertools.count()
@@ -68,10 +55,7 @@ class Cluster:
         self._secrets: dict[
             str, str
         ] = {}  # by the environment: everybody can read a command line
-        self._properties = {
-            f"workshop.{key.replace('_', '.')}": value
-            for key, value in properties.items()
-        }
+        self._properties = properties
         self._discovery: list[int] = []
 
     @property
@@ -170,7 +154,8 @@ class Cluster:
             "--port",
             str(port),
         )
-        command = [*java("128m", jdk.QUICK_COMPILER), *main, *arguments, "--yes"]
+        java = recipe.java(128, jdk.QUICK_COMPILER)
+        command = [*java, *main, *arguments, "--yes"]
         done = subprocess.run(
             command,
             capture_output=True,
@@ -222,22 +207,21 @@ class Cluster:
         port = self.addresses[number][1]
         # a clear error beats a stack trace in the node's log
         require_free(port, f"Ignite node {number}")
-        folder = self.folder / f"node{number}"
-        properties = self._properties | {
-            "workshop.node": f"node{number}",
-            "workshop.folder": folder,
-            "workshop.host": settings.listen_host(),
-            "workshop.port": port,
-            "workshop.discovery.port": self._discovery[number],
-            "workshop.discovery.addresses": self.discovery(),
-        }
-        given = [f"-D{key}={value}" for key, value in properties.items()]
-        main = ("org.apache.ignite.startup.cmdline.CommandLineStartup", CONFIG)
+        name = f"node{number}"
+        node = recipe.node(
+            self.heap,
+            name=name,
+            folder=self.folder / name,
+            host=settings.listen_host(),
+            port=port,
+            discovery_port=self._discovery[number],
+            discovery=self.discovery(),
+            **self._properties,
+        )
+        environment = {**node.environment, **self._secrets}
         # Ignite's diagnostics go to where it runs
-        command = [*java(f"{self.heap}m", *given), *main]
-        log = self.folder / f"node{number}.log"
-        environment = jdk.LOCALE | self._secrets
-        self.nodes[number] = Child(command, log, environment, self.folder)
+        log, cwd = self.folder / f"{name}.log", self.folder
+        self.nodes[number] = Child(node.command, log, environment, cwd)
         return number
 
     def _start(self, nodes: int) -> None:
@@ -246,26 +230,6 @@ class Cluster:
         for number in range(nodes):
             self._spawn(number)
         self.wait()
-
-
-def java(heap: str, *options: str) -> list[str]:
-    """The beginning of a command that runs a class of Ignite: Java 17, its flags and
-    the class path.
-    """
-    opens = [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED.split()]
-    quiet = [
-        "-DIGNITE_UPDATE_NOTIFIER=false",
-        "-DIGNITE_NO_ASCII=true",
-        "-Djava.net.preferIPv4Stack=true",
-    ]
-    memory = [
-        f"-Xmx{heap}",
-        "-XX:+UseSerialGC",
-        "-XX:+ExitOnOutOfMemoryError",
-        *class_archives.options("ignite"),
-    ]
-    path = os.pathsep.join(map(str, artefacts.jars("ignite")))
-    return [str(jdk.java()), *memory, *opens, *quiet, *options, "-cp", path]
 
 
 @contextmanager
@@ -349,19 +313,18 @@ def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
     node: part of the cluster, without data. Raises ProcessError when it does not start.
     """
     folder = own_folder(settings.build_dir() / "ignite", "driver")
-    properties = {
-        "workshop.client": "true",
-        "workshop.node": f"driver{next(_numbers)}",
-        "workshop.folder": folder,
-        "workshop.host": settings.listen_host(),
-        "workshop.port": free_port(),
-        "workshop.discovery.port": free_port(),
-        "workshop.discovery.addresses": cluster.discovery(),
-        "IGNITE_QUIET": "true",
-    }
-    given = [f"-D{key}={value}" for key, value in properties.items()]
+    properties = recipe.properties(
+        name=f"driver{next(_numbers)}",
+        folder=folder,
+        host=settings.listen_host(),
+        port=free_port(),
+        discovery_port=free_port(),
+        discovery=cluster.discovery(),
+        client="true",
+    )
+    java = recipe.java(heap, "-DIGNITE_QUIET=true", *properties)
     try:
-        with gateway(java(f"{heap}m", *given), folder, "driver") as (opened, _):
+        with gateway(java, folder, "driver") as (opened, _):
             yield opened
     finally:
         shutil.rmtree(folder, ignore_errors=True)

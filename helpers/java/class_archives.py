@@ -77,14 +77,10 @@ def path(engine: str) -> Path:
     """
     home = jdk.java_home()
     files = [home / "release", *_jars(engine)]
-    key = hashlib.sha256(
-        repr(
-            [
-                (str(file), file.stat().st_size, file.stat().st_mtime_ns)
-                for file in files
-            ]
-        ).encode()
-    )
+    stats = [(str(file), file.stat()) for file in files]
+    # whole seconds: a container's image keeps no more, and Java compares no more
+    stamps = [(name, stat.st_size, int(stat.st_mtime)) for name, stat in stats]
+    key = hashlib.sha256(repr(stamps).encode())
     for source in sorted((settings.JVM / engine).rglob("*.*")):
         key.update(source.read_bytes())
     return settings.build_dir() / "classes" / f"{engine}-{key.hexdigest()[:12]}.jsa"

@@ -2,7 +2,6 @@
 the way in and out.
 """
 
-import base64
 import json
 import logging
 import os
@@ -19,15 +18,13 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from helpers import settings
 from helpers.errors import WorkshopError
-from helpers.java import artefacts, class_archives, jdk
+from helpers.kafka import recipe
 from helpers.processes.child import Child, ProcessError
 from helpers.processes.folders import own_folder
 from helpers.processes.ports import free_port, require_free
 from helpers.waiting import until
 
 READY_SECONDS = 60
-TEMPLATE = settings.JVM / "kafka" / "server.properties"
-LOG4J = settings.JVM / "kafka" / "log4j2.properties"
 
 # librdkafka writes every refused connection to stderr unless it is given a logger
 _quiet = logging.getLogger("workshop.kafka")
@@ -68,9 +65,9 @@ class Broker:
         if self._child and self._child.running:
             raise ProcessError("The broker is running already.")
         require_free(int(self.bootstrap.rpartition(":")[2]), "the Kafka broker")
-        command = [*self._java(), "kafka.Kafka", self._folder / "server.properties"]
-        log = self._folder / "broker.log"
-        self._child = Child(command, log, jdk.LOCALE, self._folder)
+        broker = recipe.broker(self._properties, self._heap)
+        log, cwd = self._folder / "broker.log", self._folder
+        self._child = Child(broker.command, log, broker.environment, cwd)
         self._child.wait_until(
             lambda: reachable(self.bootstrap, 2), READY_SECONDS, "The Kafka broker"
         )
@@ -96,56 +93,18 @@ class Broker:
                 "This broker is not ours: it is started and ended where it runs."
             )
 
-    def _java(self) -> list[str]:
-        path = os.pathsep.join(map(str, artefacts.jars("kafka")))
-        flags = [
-            f"-Xmx{self._heap}m",
-            "-XX:+UseSerialGC",
-            jdk.QUICK_COMPILER,
-            "-XX:+ExitOnOutOfMemoryError",
-        ]
-        flags += [
-            f"-Dlog4j2.configurationFile={LOG4J.as_uri()}",
-            "-Djava.awt.headless=true",
-        ]
-        flags += class_archives.options("kafka")
-        return [str(jdk.java()), *flags, "-cp", path]
-
     def _format(self) -> None:
-        """Write its settings and give its empty log folder an identity, as Kafka
-        demands before the first start.
-        """
-        values = {
-            "PORT": self.bootstrap.rpartition(":")[2],
-            "CONTROLLER_PORT": free_port(),
-            # below where it runs: Java reads its settings as Latin-1
-            "DATA": "log",
-        }
-        text = TEMPLATE.read_text()
-        for name, value in values.items():
-            text = text.replace(f"@{name}@", str(value))
-        properties = self._folder / "server.properties"
-        properties.write_text(text)
-        cluster = (
-            base64.urlsafe_b64encode(uuid.uuid4().bytes)
-            .decode()
-            .rstrip("=")
-            .replace("-", "A")
-        )
-        main = (
-            "kafka.tools.StorageTool",
-            "format",
-            "--standalone",
-            "-t",
-            cluster,
-            "-c",
-            properties,
-        )
+        """Write its settings and give its empty folder for events an identity."""
+        host, _, port = self.bootstrap.rpartition(":")
+        # below where it runs: Java reads its settings as Latin-1
+        data = Path("log")
+        recipe.write_properties(self._properties, data, host, int(port), free_port())
+        step = recipe.format_storage(self._properties, self._heap, recipe.cluster_id())
         done = subprocess.run(
-            [*self._java(), *map(str, main)],
+            list(map(str, step.command)),
             capture_output=True,
             text=True,
-            env=os.environ | jdk.LOCALE,
+            env={**os.environ, **step.environment},
             cwd=self._folder,
         )
         if done.returncode:
@@ -153,6 +112,10 @@ class Broker:
                 "Kafka could not format its"
                 f" folder:\n{(done.stdout + done.stderr)[-1500:]}"
             )
+
+    @property
+    def _properties(self) -> Path:
+        return self._folder / "server.properties"
 
 
 @contextmanager

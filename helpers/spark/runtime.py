@@ -101,7 +101,9 @@ def configuration(memory: str = "1g") -> dict[str, str]:
         f"-Dlog4j2.configurationFile={log4j.as_uri()}",
     ]
     driver += class_archives.options("spark")
+    executor = settings.executor_memory()
     return {
+        **({"spark.executor.memory": executor} if executor else {}),
         "spark.driver.memory": memory,
         "spark.driver.host": host,
         "spark.driver.bindAddress": host,

@@ -3,7 +3,6 @@ workers, and their executors.
 """
 
 import json
-import shlex
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,13 +11,14 @@ from dataclasses import dataclass, field
 import psutil
 
 from helpers import settings
-from helpers.java import class_archives, jdk
 from helpers.processes.child import Child
 from helpers.processes.ports import free_port
-from helpers.spark import runtime
+from helpers.processes.recipe import Recipe
+from helpers.spark import recipe, runtime
 from helpers.spark.runtime import Manager
 
 READY_SECONDS = 60
+HOST = "127.0.0.1"
 
 
 @dataclass
@@ -65,53 +65,23 @@ def standalone_cluster(
     work = runtime.folder("standalone")
     with ExitStack() as stack:
 
-        def start(name: str, *arguments: object) -> Child:
-            launcher = runtime.home() / "bin" / "spark-class"
-            log4j = runtime.folder("conf") / "standalone-log4j2.properties"
-            log4j.write_text(runtime.logging("info"))
-            java = [
-                "-XX:+UseSerialGC",
-                jdk.QUICK_COMPILER,
-                f"-Dlog4j2.configurationFile={log4j.as_uri()}",
-            ]
-            java += class_archives.options("spark")
-            options = {
-                "SPARK_DAEMON_MEMORY": "128m",
-                "SPARK_DAEMON_JAVA_OPTS": shlex.join(java),
-            }
-            child = Child(
-                [
-                    launcher,
-                    f"org.apache.spark.deploy.{name}",
-                    "--host",
-                    "127.0.0.1",
-                    *arguments,
-                ],
-                log=work / f"{name.split('.')[0]}-{port}.log",
-                env=runtime.environment() | options,
-            )
+        def start(daemon: Recipe, name: str) -> Child:
+            log = work / f"{name}-{port}.log"
+            child = Child(daemon.command, log=log, env=daemon.environment)
             stack.callback(child.stop)
             return child
 
-        cluster = Standalone(f"spark://127.0.0.1:{port}", f"http://127.0.0.1:{ui_port}")
-        cluster.master = start("master.Master", "--port", port, "--webui-port", ui_port)
+        log4j = runtime.folder("conf") / "standalone-log4j2.properties"
+        recipe.write_logging(log4j)
+        cluster = Standalone(f"spark://{HOST}:{port}", f"http://{HOST}:{ui_port}")
+        cluster.master = start(recipe.master(HOST, port, ui_port, log4j), "master")
         cluster.master.wait_until(
             lambda: "I have been elected leader" in cluster.master.output(),
             READY_SECONDS,
             "Spark master",
         )
-        for _ in range(workers):
-            place = (
-                "--cores",
-                cores,
-                "--memory",
-                memory,
-                "--webui-port",
-                0,
-                "--work-dir",
-                work / "work",
-            )
-            cluster.workers.append(start("worker.Worker", *place, cluster.url))
+        worker = recipe.worker(cluster.url, HOST, cores, memory, work / "work", log4j)
+        cluster.workers += [start(worker, "worker") for _ in range(workers)]
         for worker in cluster.workers:
             worker.wait_until(
                 lambda: cluster.alive_workers() == workers,
