@@ -23,13 +23,20 @@ def build_dir() -> Path:
     """Folder of everything generated (jars, the design matrix, executed lessons); safe
     to delete.
 
-    Raises SettingError when WORKSHOP_BUILD names a file.
+    Raises SettingError when WORKSHOP_BUILD names a file, or a folder that the lessons'
+    %%writefile cannot write to.
     """
     folder = Path(os.environ.get("WORKSHOP_BUILD") or ROOT / "build").resolve()
     if folder.exists() and not folder.is_dir():
         raise SettingError(
             f"WORKSHOP_BUILD: {folder} is no folder: name one, or leave the setting"
             " out."
+        )
+    # below this project the lessons name their files from where they run
+    if re.search(r"[\s'\"]", str(folder)) and not folder.is_relative_to(ROOT):
+        raise SettingError(
+            f"WORKSHOP_BUILD: the lessons cannot write to {folder}, whose name has a"
+            " space or a quote: use another name, or leave the setting out."
         )
     return folder
 

@@ -5,11 +5,15 @@ whatever the tests ask of them.
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import bounds
@@ -21,8 +25,9 @@ from xdist.scheduler import LoadScopeScheduling
 from helpers import settings
 from helpers.lesson import metrics
 from helpers.processes.folders import locked
+from helpers.singa import bridge
 from helpers.spark import kubernetes
-from tools import lessons
+from tools import check_version, lessons
 
 # How often each fault is tried, and what its random moments are made of: the same seed
 # gives the same moments.
@@ -147,11 +152,55 @@ def the_only_run(stem: str) -> AbstractContextManager[None]:
     return locked(settings.build_dir() / "tests" / f"{stem}.lock")
 
 
+@cache
+def odd_project() -> Path:
+    """A copy of the project, set up in a folder whose name is hard for engines; the
+    lessons are executed there.
+
+    What is there already is kept. The packages come from uv's cache, uv, the jars and
+    SINGA's wheel from this environment.
+    """
+    folder = settings.build_dir() / "tests" / "odd" / "Jo's Übung"
+    venv = folder / ".venv"
+    with locked(folder.parent.with_suffix(".lock")):
+        check_version.copy(folder)
+        if not (venv / "requirements.sha256").exists():
+            make = [sys._base_executable, "-m", "venv", "--clear", "--without-pip"]
+            subprocess.run([*make, venv], check=True)
+            if bridge.HOME.exists():
+                shutil.copytree(bridge.HOME, venv / "singa")
+            packages = Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+            for file in metadata.files("uv"):
+                target = venv / packages / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file.locate(), target)
+        done = subprocess.run(
+            ["make", "setup", f"PYTHON={sys._base_executable}"],
+            cwd=folder,
+            env=odd_environment() | {"UV_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def odd_environment() -> dict[str, str]:
+    """A bare environment's locale, where Java by itself could not name the folder."""
+    outside = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LC_", "LANG", "MAKE", "MFLAGS"))
+    }
+    return outside | {"LANG": "C"}
+
+
 def by_nbval(stem: str) -> Path:
     folder = settings.build_dir() / "tests" / "tiny"
+    project = odd_project()
     command = [
         *(
-            sys.executable,
+            project / ".venv" / "bin" / "python",
             "-m",
             "pytest",
             "-p",
@@ -166,15 +215,15 @@ def by_nbval(stem: str) -> Path:
             f"--nbval-cell-timeout={CELL_SECONDS}",
             "--exitfirst",
         ),
-        str(settings.NOTEBOOKS / f"{stem}.ipynb"),
+        project / "notebooks" / f"{stem}.ipynb",
     ]
-    environment = os.environ | {
+    environment = odd_environment() | {
         "WORKSHOP_SCALE": "tiny",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": str(project / "tests"),
     }
     run = subprocess.run(
         command,
-        cwd=settings.ROOT,
+        cwd=project,
         env=environment,
         capture_output=True,
         text=True,

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 import nbformat
 import psutil
 import pytest
-from conftest import FAULT_SECONDS, the_only_run
+from conftest import FAULT_SECONDS, odd_environment, odd_project, the_only_run
 from jupyter_client import KernelManager
 from watch import below, until
 
@@ -38,9 +38,11 @@ class Lesson:
         ]
         self.mark = uuid.uuid4().hex
         self.kernel = KernelManager(kernel_name="python3")
+        project = odd_project()
+        self.kernel.kernel_spec.argv[0] = str(project / ".venv" / "bin" / "python")
         self.kernel.start_kernel(
-            cwd=str(settings.NOTEBOOKS),
-            env=os.environ | {"WORKSHOP_SCALE": "tiny", MARK: self.mark},
+            cwd=str(project / "notebooks"),
+            env=odd_environment() | {"WORKSHOP_SCALE": "tiny", MARK: self.mark},
         )
         self.pid = self.kernel.provisioner.pid
         self.client = self.kernel.blocking_client()

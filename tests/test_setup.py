@@ -66,13 +66,16 @@ def test_a_second_set_up_at_the_same_time_waits_for_the_first():
 @pytest.mark.badinput
 def test_another_python_is_refused(tmp_path):
     """A Python that says it is another one: sitecustomize changes the version before
-    set-up asks.
+    set-up asks. The name of its folder is a hard one for shells.
     """
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, platform\nsys.version_info = (3, 12, 1, 'final',"
         " 0)\nplatform.python_version = lambda: '3.12.1'\n"
     )
-    done = make("setup", f"PYTHON={sys.executable}", PYTHONPATH=str(tmp_path))
+    python = tmp_path / "Jo's Übung" / "python3.11"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    done = make("setup", f"PYTHON={python}", PYTHONPATH=str(tmp_path))
     assert done.returncode != 0
     assert "Python 3.11 is needed and this is 3.12.1: install 3.11" in done.stderr
     assert "Traceback" not in done.stderr
@@ -232,6 +235,17 @@ def test_a_build_folder_that_is_a_file(monkeypatch, tmp_path):
     with pytest.raises(settings.SettingError, match="file is no folder: name one"):
         lessons.main()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("name", ["my files", "Jo's"])
+def test_a_build_folder_that_the_lessons_cannot_write_to(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / name))
+    with pytest.raises(settings.SettingError, match=r"cannot write to .*: use another"):
+        settings.build_dir()
+    # here they name their files from where they run
+    monkeypatch.setenv("WORKSHOP_BUILD", str(settings.ROOT / "build" / name))
+    assert settings.build_dir().name == name
 
 
 @pytest.mark.badinput

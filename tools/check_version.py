@@ -5,6 +5,7 @@ It says what the bump moves and which tests it breaks; the working tree stays as
 """
 
 import argparse
+import filecmp
 import os
 import re
 import shutil
@@ -87,13 +88,17 @@ def tests(name: str) -> list[str]:
 def copy(folder: Path) -> None:
     """The tracked files and links, and the jars by a link, so that only what is bumped
     is fetched.
+
+    Into a folder that is such a copy already only what differs is copied.
     """
     for name in bundle.tracked():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(settings.ROOT / name, folder / name, follow_symlinks=False)
-    shutil.copytree(
-        settings.build_dir() / "java", folder / "build" / "java", copy_function=os.link
-    )
+        file = folder / name
+        if not (file.exists() and filecmp.cmp(settings.ROOT / name, file, False)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(settings.ROOT / name, file, follow_symlinks=False)
+    jars = folder / "build" / "java"
+    if not jars.exists():
+        shutil.copytree(settings.build_dir() / "java", jars, copy_function=os.link)
 
 
 def attempt(wanted: str, folder: Path) -> int:
