@@ -5,10 +5,11 @@ whatever the tests ask of them.
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -91,6 +92,13 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 def last_try(request: pytest.FixtureRequest) -> bool:
     """Whether this try of a fault is the last one."""
     return request.node.callspec.params["chance"] == FAULT_REPEATS
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """A port on 127.0.0.1 on which somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
