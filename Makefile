@@ -16,12 +16,12 @@ setup: ## virtual environment, locked packages, Java artefacts (first time: minu
 	@"$(PYTHON)" -m tools.setup
 	@$(VENV)/python -m tools.archive_classes
 
-run: setup ## execute every lesson on all the data and build the pages (SCALE=tiny: a first look)
+run: setup ## execute every lesson on all the data and build the pages (SCALE=tiny: a first look; LESSONS="04 06": these)
 	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m tools.doctor
-	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m tools.lessons
+	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m tools.lessons $(LESSONS)
 
-lab: setup ## open JupyterLab on the learner copies; the full lessons lie beside them
-	@$(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir . --LabApp.default_url=/lab/tree/learner
+lab: setup ## open JupyterLab on your copies of the lessons; the full lessons lie beside them
+	@$(VENV)/python -m tools.learner; $(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir . --LabApp.default_url=/lab/tree/learner
 
 site: setup ## pages of all lessons as they are stored, with search and glossary, in build/site
 	@$(VENV)/python -m tools.pages
@@ -71,7 +71,7 @@ store: setup ## for maintainers: run every lesson at full scale, keep the output
 	@$(VENV)/python -m tools.lessons --scale full --store && $(VENV)/python -m tools.pictures
 	@$(VENV)/python -m tools.timing
 
-learner: setup ## for maintainers: write the learner copies anew from the lessons
+learner: setup ## only write your copies, as lab does: without solutions; what you have worked in stays
 	@$(VENV)/python -m tools.learner
 
 timing: setup ## write the table of minutes from the last full run (RUNS=folder: from other executed copies)

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -17,9 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmark import RESULTS, write
-from helpers import settings
-from helpers.processes.child import ProcessError
-from helpers.spark.kubernetes import ClusterError, kubernetes
+from helpers import errors, settings
+from helpers.spark.kubernetes import kubernetes
 from helpers.spark.runtime import Manager
 from helpers.spark.standalone import standalone_cluster
 from helpers.spark.submit import submit
@@ -87,7 +85,8 @@ def cpu_seconds(event_log: Path) -> dict[str, dict[str, float]]:
     """CPU seconds of the tasks of each size and kind of work, of the JVM only, from the
     event log's measured turns.
     """
-    group_of, seconds = {}, defaultdict(lambda: defaultdict(float))
+    group_of: dict[int, str] = {}
+    seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for line in event_log.read_text().splitlines():
         event = json.loads(line)
         if event["Event"] == "SparkListenerJobStart":
@@ -135,7 +134,7 @@ def measure(
     return {"manager_start_s": started, "runs": runs}
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmark", description=__doc__.splitlines()[0]
     )
@@ -147,16 +146,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS / "latest.json")
     options = parser.parse_args()
-    try:
-        found = measure(
-            options.managers, options.executors, options.copies, options.rounds
-        )
-    except (ClusterError, ProcessError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    found = measure(options.managers, options.executors, options.copies, options.rounds)
     write(options.output, found)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -8,7 +8,6 @@ import argparse
 import base64
 import io
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,9 +17,10 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
 from benchmark import RESULTS, write
-from helpers import data
+from helpers import data, errors
 from helpers.serving import load, scoring_process
 from helpers.spark.kubernetes import ClusterError, Kubernetes, kubernetes
+from helpers.waiting import until
 from service import model as models
 
 ROWS = 1000  # flights that are asked for
@@ -49,18 +49,16 @@ def contents() -> tuple[dict, dict, data.DesignMatrix]:
             for name, extra in models.MODELS.items()
         }
         made.append(content | {"models": parts})
-    return *made, matrix
+    first, second = made
+    return first, second, matrix
 
 
 class Deployment:
     """The service with its store in a namespace of the cluster."""
 
     def __init__(self, cluster: Kubernetes):
-        self.cluster, self.steps, self.folder = (
-            cluster,
-            [],
-            tempfile.TemporaryDirectory(),
-        )
+        self.cluster, self.folder = cluster, tempfile.TemporaryDirectory()
+        self.steps: list[dict] = []
 
     def start(self, first: dict, matrix: data.DesignMatrix) -> None:
         """Ignite, its rows, the network policy, one copy of the service, all ready."""
@@ -97,15 +95,16 @@ class Deployment:
         self.cluster.kubectl(
             "rollout", "status", "statefulset/ignite", "--timeout=240s"
         )
-        end = time.monotonic() + 120
-        while any(
-            "deletionTimestamp" in pod["metadata"] for pod in self.cluster.pods()
-        ):
-            if time.monotonic() > end:
-                raise ClusterError(
-                    "A Pod that was told to end is still there after two minutes."
-                )
-            time.sleep(0.2)
+        until(
+            lambda: all(
+                "deletionTimestamp" not in pod["metadata"]
+                for pod in self.cluster.pods()
+            ),
+            120,
+            "The end of every Pod that was told to end",
+            every=0.2,
+            error=ClusterError,
+        )
 
     def loaded(self, matrix: data.DesignMatrix) -> None:
         """Begin to ask for one flight after another from inside the cluster."""
@@ -117,16 +116,15 @@ class Deployment:
         bodies.write_text(json.dumps([json.dumps(body) for body in asked]))
         self.cluster.kubectl("create", "configmap", "load", f"--from-file={bodies}")
         self.cluster.apply("load-job.yaml")
-        end = time.monotonic() + 120
-        while "begun" not in self.cluster.kubectl(
-            "logs", "job/load", "--ignore-errors"
-        ):
-            if time.monotonic() > end:
-                raise ClusterError(
-                    "The load did not begin within two minutes: is the image the"
-                    " present one?"
-                )
-            time.sleep(0.2)
+        until(
+            lambda: (
+                "begun" in self.cluster.kubectl("logs", "job/load", "--ignore-errors")
+            ),
+            120,
+            "The load (is the image the present one?)",
+            every=0.2,
+            error=ClusterError,
+        )
 
     def step(self, what: str, *kubectl: object) -> None:
         """After a calm while, change something and wait until all is settled; the
@@ -235,26 +233,21 @@ def measure(cluster: Kubernetes) -> dict:
     }
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmark.deploy", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--output", type=Path, default=RESULTS / "deploy.json")
     options = parser.parse_args()
-    try:
-        with kubernetes() as cluster:
-            found = measure(cluster)
-    except ClusterError as error:
-        print(error, file=sys.stderr)
-        return 2
+    with kubernetes() as cluster:
+        found = measure(cluster)
     write(options.output, found)
     for step in found["steps"]:
         print(
             f"{step['what']}: {step['failed']} of {step['requests']} requests failed,"
             f" p99 {step['p99_ms']:.0f} ms"
         )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -11,6 +11,7 @@ one line of JSON.
 import json
 import sys
 import time
+from typing import Any
 
 from pyspark.ml.classification import GBTClassifier, LogisticRegression
 from pyspark.ml.evaluation import BinaryClassificationEvaluator
@@ -19,7 +20,9 @@ from pyspark.ml.pipeline import Pipeline
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from helpers import data
+from helpers import data, errors
+from helpers.spark.runtime import ClusterError
+from helpers.waiting import until
 
 EXECUTOR_SECONDS = 120
 LEVELS = ["carrier", "origin", "hour"]
@@ -36,16 +39,14 @@ NUMBERS = [
 
 
 def wait_for_executors(spark: SparkSession, wanted: int) -> None:
-    """Block until all executors have registered. Raises TimeoutError."""
-    end = time.monotonic() + EXECUTOR_SECONDS
-    while (
-        here := spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() - 1
-    ) < wanted:
-        if time.monotonic() > end:
-            raise TimeoutError(
-                f"{here} of {wanted} executors came within {EXECUTOR_SECONDS} s."
-            )
-        time.sleep(0.05)
+    """Block until all executors have registered. Raises ClusterError."""
+    status = spark.sparkContext._jsc.sc().getExecutorMemoryStatus
+    until(
+        lambda: status().size() > wanted,  # the driver is one of them
+        EXECUTOR_SECONDS,
+        f"{wanted} executors",
+        error=ClusterError,
+    )
 
 
 def flights(spark: SparkSession, every: int = 1) -> DataFrame:
@@ -71,7 +72,7 @@ def preparation() -> Pipeline:
         [f"{name}_index" for name in LEVELS],
         [f"{name}_code" for name in LEVELS],
     )
-    stages = [
+    stages: list[Any] = [
         StringIndexer(inputCols=LEVELS, outputCols=indexed, handleInvalid="keep"),
         OneHotEncoder(inputCols=indexed, outputCols=coded),
         Imputer(inputCols=NUMBERS, outputCols=NUMBERS),
@@ -160,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

@@ -6,14 +6,13 @@ python -m benchmark.kill          writes benchmark/results/kill.json
 
 import contextlib
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from benchmark import RESULTS, write
-from helpers.processes.child import ProcessError
-from helpers.spark.kubernetes import ClusterError, kubernetes
+from helpers import errors
+from helpers.spark.kubernetes import kubernetes
 from helpers.spark.runtime import Manager
 from helpers.spark.standalone import standalone_cluster
 from helpers.spark.submit import submit, submit_and_kill
@@ -30,7 +29,7 @@ COPIES = 4
 
 def with_and_without(manager: Manager) -> dict[str, float]:
     """Seconds and AUC of the job, left alone and with one executor killed."""
-    found = {}
+    found: dict[str, float] = {}
     for what in ("alone", "killed"):
         with tempfile.TemporaryDirectory() as folder:
             marker = Path(folder, "training")
@@ -46,26 +45,19 @@ def with_and_without(manager: Manager) -> dict[str, float]:
     return found
 
 
-def main() -> int:
-    found = {}
-    try:
-        with contextlib.ExitStack() as stack:
-            standalone = stack.enter_context(
-                standalone_cluster(workers=2, memory="900m")
-            )
-            managers = {
-                "standalone": standalone,
-                "kubernetes": stack.enter_context(kubernetes()),
-            }
-            for name, manager in managers.items():
-                found[name] = with_and_without(manager)
-                print(name, found[name], flush=True)
-    except (ClusterError, ProcessError) as error:
-        print(error, file=sys.stderr)
-        return 2
+def main() -> None:
+    found: dict[str, dict] = {}
+    with contextlib.ExitStack() as stack:
+        standalone = stack.enter_context(standalone_cluster(workers=2, memory="900m"))
+        managers = {
+            "standalone": standalone,
+            "kubernetes": stack.enter_context(kubernetes()),
+        }
+        for name, manager in managers.items():
+            found[name] = with_and_without(manager)
+            print(name, found[name], flush=True)
     write(RESULTS / "kill.json", found)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

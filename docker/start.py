@@ -107,9 +107,10 @@ def kafka() -> list[object]:
 
 
 def lab() -> list[object]:
-    """JupyterLab, open on the learner copies; without JUPYTER_TOKEN it makes up a token
-    and prints it.
+    """JupyterLab, open on the learner copies, written before; without JUPYTER_TOKEN it
+    makes up a token and prints it.
     """
+    subprocess.run([sys.executable, "-m", "tools.learner"])
     place = ["--notebook-dir=/workshop", "--LabApp.default_url=/lab/tree/learner"]
     return ["jupyter", "lab", "--ip=0.0.0.0", "--port=8888", "--no-browser", *place]
 

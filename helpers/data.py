@@ -2,11 +2,9 @@
 every engine fits.
 """
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,36 +12,52 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from helpers import settings
+from helpers import features as definition
+from helpers import files, settings
+from helpers.errors import WorkshopError
+from helpers.features import CATEGORICAL, FLAGS, NUMERIC, WEATHER
 
 TABLES = ("flights", "weather", "planes", "airports", "airlines")
 LATE_MINUTES = 15
 FIRST_TEST_MONTH = 10
 FEATURE_SETS = ("scheduled", "live")
-CATEGORICAL = ("hour", "weekday", "carrier", "origin")
-WEATHER = ("temp", "humid", "wind_speed", "precip", "visib", "pressure")
-NUMERIC = ("distance", *WEATHER, "plane_age", "seats")
 RARE = 0.004  # a level with a smaller share of the training flights counts as "other"
 TINY_STEP = 10  # scale "tiny" keeps every tenth flight
 
 
-class DataError(RuntimeError):
+_closed: dict[str, Callable[[], WorkshopError]] = {}
+
+
+class DataError(WorkshopError):
     """A table is missing or damaged; the message says how to get it back."""
+
+
+@contextmanager
+def closed(name: str, error: Callable[[], WorkshopError]) -> Iterator[None]:
+    """Whoever opens this table inside the block gets `error()` raised."""
+    _closed[name] = error
+    try:
+        yield
+    finally:
+        del _closed[name]
 
 
 def path(name: str) -> Path:
     """Path of a table's Parquet file, once its checksum has been verified.
 
-    Raises DataError when the file is missing or damaged, ValueError for an unknown
-    name.
+    Raises DataError when the file is missing or damaged, SumsError when the list of
+    checksums is, ValueError for an unknown name.
     """
     if name not in TABLES:
         raise ValueError(f"No table {name!r}: use one of {', '.join(TABLES)}.")
+    if name in _closed:
+        raise _closed[name]()
     file = settings.DATA / f"{name}.parquet"
     remedy = f"restore it with `git checkout -- data/{file.name}`"
     if not file.is_file():
         raise DataError(f"data/{file.name} is missing: {remedy}.")
-    if _sha256(file) != _expected_sums()[file.name]:
+    expected = files.read_sums(settings.DATA / "SHA256SUMS")
+    if files.sha256(file) != expected.get(file.name):
         raise DataError(
             f"data/{file.name} is damaged (its SHA-256 differs from data/SHA256SUMS):"
             f" {remedy}."
@@ -84,9 +98,7 @@ def features(which: str = "scheduled") -> pd.DataFrame:
     `late`, the features.
 
     "scheduled" is what the timetable, the aircraft register and the weather station
-    know; "live" adds the departure delay in minutes. Units: distance miles, temp
-    degrees Fahrenheit, humid %, wind_speed mph, precip inches, visib miles, pressure
-    millibars, plane_age years.
+    know; "live" adds the departure delay in minutes. helpers/features.py has the units.
     """
     _check_feature_set(which)
     flights = labelled_flights()
@@ -167,8 +179,8 @@ def encode(frame: pd.DataFrame) -> pd.DataFrame:
     for name in [column for column in (*NUMERIC, "dep_delay") if column in frame]:
         value = frame[name].astype(float)
         columns[name] = value.fillna(value[train].median())
-    columns["pressure_missing"] = frame["pressure"].isna().astype(float)
-    columns["plane_unknown"] = frame["plane_age"].isna().astype(float)
+    for column, name in FLAGS.items():
+        columns[column] = frame[name].isna().astype(float)
     if "dep_delay" in columns:
         # last, so that "scheduled" is all columns but the last
         columns["dep_delay"] = columns.pop("dep_delay")
@@ -207,10 +219,9 @@ def _saved_matrix() -> Path:
     """Folder of the saved live matrix; its name holds a hash of all that it is made
     from.
     """
-    made_from = [_sha256(path(name)) for name in ("flights", "weather", "planes")] + [
-        _sha256(Path(__file__))
-    ]
-    key = hashlib.sha256("".join(made_from).encode()).hexdigest()[:12]
+    tables = map(path, ("flights", "weather", "planes"))
+    code = (Path(__file__), Path(definition.__file__))
+    key = files.sha256(*tables, *code)[:12]
     folder = settings.build_dir() / "matrix" / key
     if folder.is_dir():
         return folder
@@ -219,29 +230,21 @@ def _saved_matrix() -> Path:
     X = encoded.to_numpy(dtype=np.float64)
     X -= X[train].mean(axis=0)
     X /= X[train].std(axis=0)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
+    y, ids = frame["late"].to_numpy(np.float64), frame["id"].to_numpy(np.int64)
     try:
-        for part, rows in (("train", train), ("test", ~train)):
-            np.save(unfinished / f"X_{part}.npy", X[rows])
-            np.save(
-                unfinished / f"y_{part}.npy",
-                frame["late"].to_numpy(dtype=np.float64)[rows],
-            )
-            np.save(
-                unfinished / f"id_{part}.npy",
-                frame["id"].to_numpy(dtype=np.int64)[rows],
-            )
-        (unfinished / "columns.json").write_text(json.dumps(list(encoded.columns)))
-        unfinished.rename(folder)  # whole or not at all
+        with files.atomic(folder) as unfinished:
+            unfinished.mkdir()
+            for part, rows in (("train", train), ("test", ~train)):
+                np.save(unfinished / f"X_{part}.npy", X[rows])
+                np.save(unfinished / f"y_{part}.npy", y[rows])
+                np.save(unfinished / f"id_{part}.npy", ids[rows])
+            (unfinished / "columns.json").write_text(json.dumps(list(encoded.columns)))
     except OSError as error:
         if not folder.is_dir():  # else another process was first
             raise DataError(
                 f"The design matrix cannot be saved in {folder.parent}"
                 f" ({error.strerror or error})."
             ) from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
@@ -249,7 +252,7 @@ def _with_shuffled_labels(file: Path) -> Path:
     """A copy of the flights whose arrival delays are dealt out at random; see
     settings.shuffle_labels.
     """
-    copy = settings.build_dir() / "shuffled" / f"{_sha256(file)[:12]}.parquet"
+    copy = settings.build_dir() / "shuffled" / f"{files.sha256(file)[:12]}.parquet"
     if not copy.is_file():
         flights = pd.read_parquet(file)
         known = flights["arr_delay"].notna()
@@ -257,10 +260,8 @@ def _with_shuffled_labels(file: Path) -> Path:
             flights.loc[known, "arr_delay"].to_numpy()
         )
         flights.loc[known, "arr_delay"] = dealt
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = copy.with_suffix(f".{os.getpid()}")
-        flights.to_parquet(unfinished, index=False)
-        unfinished.rename(copy)
+        with files.atomic(copy) as unfinished:
+            flights.to_parquet(unfinished, index=False)
     return copy
 
 
@@ -269,22 +270,3 @@ def _check_feature_set(which: str) -> None:
         raise ValueError(
             f"No feature set {which!r}: use one of {', '.join(FEATURE_SETS)}."
         )
-
-
-def _expected_sums() -> dict[str, str]:
-    try:
-        lines = (settings.DATA / "SHA256SUMS").read_text().splitlines()
-        sums = {name: digest for digest, name in (line.split() for line in lines)}
-    except (OSError, ValueError):
-        sums = {}
-    if not {f"{name}.parquet" for name in TABLES} <= sums.keys():
-        raise DataError(
-            "data/SHA256SUMS is missing or damaged: restore it with `git checkout --"
-            " data/SHA256SUMS`."
-        )
-    return sums
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

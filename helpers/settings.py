@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from helpers.errors import InputError
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
 NOTEBOOKS = ROOT / "notebooks"
@@ -13,7 +15,7 @@ SCALES = ("tiny", "full")
 DEVICES = ("cpu", "gpu")
 
 
-class SettingError(ValueError):
+class SettingError(InputError):
     """A setting that cannot be used; the message says what to write instead."""
 
 
@@ -50,6 +52,13 @@ def scale(value: str | None = None) -> str:
     if chosen not in SCALES:
         raise SettingError(f"Unknown scale {chosen!r}: use one of {', '.join(SCALES)}.")
     return chosen
+
+
+def cell_limit(default: int) -> int:
+    """Seconds that a cell of a lesson may take under `make run` (WORKSHOP_CELL_LIMIT),
+    `default` if it is not set. Raises SettingError.
+    """
+    return _whole("WORKSHOP_CELL_LIMIT", default, 1, 604_800)
 
 
 def device() -> str:

@@ -1,16 +1,15 @@
-"""`python -m service`: settings from the environment, a clear word when they do not do,
-SIGTERM ends it in order.
+"""`python -m service`: settings from the environment, one sentence where they cannot be
+used, an orderly end by SIGTERM.
 """
 
 import asyncio
-import sys
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
-from helpers import settings
+from helpers import errors, settings
 from service.app import Config, create_app
-from service.model import ModelError
 
 GRACE = 10  # seconds that open requests get after SIGTERM
 MOST_OPEN = 256  # connections and requests at once; beyond, the answer is 503
@@ -25,39 +24,35 @@ class Server(uvicorn.Server):
     once.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: int):
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain: int):
         super().__init__(config)
-        self._drain = drain
+        self._state, self._drain = app.state, drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self._drain or self.config.app.state.draining:
+        if not self._drain or self._state.draining:
             super().handle_exit(sig, frame)
             return
-        self.config.app.state.draining = True
+        self._state.draining = True
         asyncio.get_running_loop().call_later(
             self._drain, super().handle_exit, sig, frame
         )
 
 
-def main() -> int:
-    try:
-        config = Config(
-            model=settings.model_file(),
-            addresses=tuple(settings.ignite()),
-            threads=settings.service_threads(),
-            max_age=settings.service_max_age(),
-        )
-        app = create_app(config)
-        host, port, drain = (
-            settings.service_host(),
-            settings.service_port(),
-            settings.service_drain(),
-        )
-    except (settings.SettingError, ModelError) as error:
-        print(error, file=sys.stderr)
-        return 2
+def main() -> None:
+    config = Config(
+        model=settings.model_file(),
+        addresses=tuple(settings.ignite()),
+        threads=settings.service_threads(),
+        max_age=settings.service_max_age(),
+    )
+    app = create_app(config)
+    host, port, drain = (
+        settings.service_host(),
+        settings.service_port(),
+        settings.service_drain(),
+    )
     print(f"Listening on http://{host}:{port}, model {config.model.name}", flush=True)
-    config = uvicorn.Config(
+    server = uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -67,9 +62,8 @@ def main() -> int:
         limit_concurrency=MOST_OPEN,
         timeout_graceful_shutdown=GRACE,
     )
-    Server(config, drain).run()
-    return 0
+    Server(server, app, drain).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
@@ -55,27 +56,31 @@ class Measures:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        given = {"registry": self.registry}
+        registry = self.registry
         self.requests = Counter(
             "service_requests",
             "Requests by path and status",
             ["path", "status"],
-            **given,
+            registry=registry,
         )
         self.seconds = Histogram(
-            "service_seconds", "Seconds a request", ["path"], buckets=BUCKETS, **given
+            "service_seconds",
+            "Seconds a request",
+            ["path"],
+            buckets=BUCKETS,
+            registry=registry,
         )
         self.predictions = Counter(
-            "service_predictions", "Predictions", ["model", "source"], **given
+            "service_predictions", "Predictions", ["model", "source"], registry=registry
         )
         self.store_up = Gauge(
-            "service_store_up", "1 when a node of the store answers", **given
+            "service_store_up", "1 when a node of the store answers", registry=registry
         )
         self.model = Gauge(
-            "service_model", "1 for the model in use", ["version"], **given
+            "service_model", "1 for the model in use", ["version"], registry=registry
         )
         self.reload_failures = Gauge(
-            "service_model_reload_failures", "Model files refused", **given
+            "service_model_reload_failures", "Model files refused", registry=registry
         )
 
 
@@ -185,7 +190,7 @@ def create_app(config: Config) -> FastAPI:
             measures.predictions.labels(*kind).inc(count)
         return answer
 
-    refusals = {
+    refusals: dict[int | str, dict[str, Any]] = {
         code: {"model": schema.Problem} for code in (400, 404, 408, 409, 413, 422, 503)
     }
 

@@ -4,22 +4,20 @@ read. Never a pickle.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-CATEGORICAL = ("hour", "weekday", "carrier", "origin")
-# column: the feature that is missing
-FLAGS = {"pressure_missing": "pressure", "plane_unknown": "plane_age"}
-# appended to the scheduled columns in this order, minutes
-LIVE = ("airport_delay", "dep_delay")
-# how many of the live columns each uses
+from helpers import files
+from helpers.errors import InputError
+from helpers.features import CATEGORICAL, FLAGS, LIVE
+
+# how many of the live columns, which are appended to the scheduled ones, each uses
 MODELS = {"scheduled": 0, "airport": 1, "departed": 2}
 
 
-class ModelError(ValueError):
+class ModelError(InputError):
     """A model file that cannot be used; the message says why."""
 
 
@@ -125,7 +123,7 @@ class Model:
         """
         coefficients, intercept = self.weights[name]
         extra = MODELS[name]
-        if extra:
+        if extra and live is not None:
             part = slice(self.width, self.width + extra)
             X = np.hstack(
                 [
@@ -216,7 +214,5 @@ def version(content: Mapping) -> str:
 def save(content: Mapping, file: Path) -> Model:
     """Check the content, then write it whole or not at all; returns the model."""
     model = Model(content)
-    unfinished = file.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    unfinished.replace(file)
+    files.write_text(file, json.dumps(content, indent=1))
     return model

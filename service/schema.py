@@ -2,13 +2,20 @@
 before anything is computed.
 """
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    create_model,
+    model_validator,
+)
+
+from helpers.features import FEATURES, Feature
 
 MAX_BATCH = 1000
-
-Minutes = Annotated[float, Field(ge=-1440, le=10_080)]
 
 
 class Strict(BaseModel):
@@ -17,29 +24,31 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Features(Strict):
-    """What is known of a flight without the store; a feature that is left out counts as
-    missing.
-    """
+def _field(feature: Feature) -> tuple[Any, Any]:
+    """A feature as pydantic takes a field: (type, what is known of it)."""
+    kind: Any = Literal[feature.values] if feature.values else feature.kind
+    limits: dict[str, Any] = {
+        "gt": feature.above,
+        "ge": feature.least,
+        "le": feature.most,
+        "pattern": feature.pattern,
+    }
+    kind = Annotated[kind, Field(**limits)]
+    described: dict[str, Any] = {"description": feature.meaning or None}
+    if feature.required:
+        return kind, Field(**described)
+    return kind | None, Field(None, **described)
 
-    hour: int = Field(ge=0, le=23, description="scheduled departure, local hour")
-    weekday: int = Field(ge=0, le=6, description="0 is Monday")
-    carrier: str = Field(pattern="^[A-Z0-9]{2}$", description="two-letter code")
-    origin: Literal["EWR", "JFK", "LGA"]
-    distance: float = Field(gt=0, le=12_500, description="miles")
-    temp: float | None = Field(None, ge=-100, le=150, description="degrees Fahrenheit")
-    humid: float | None = Field(None, ge=0, le=100, description="%")
-    wind_speed: float | None = Field(None, ge=0, le=200, description="miles per hour")
-    precip: float | None = Field(None, ge=0, le=50, description="inches in the hour")
-    visib: float | None = Field(None, ge=0, le=100, description="miles")
-    pressure: float | None = Field(None, ge=800, le=1100, description="millibars")
-    plane_age: float | None = Field(None, ge=-2, le=100, description="years")
-    seats: float | None = Field(None, ge=1, le=1000)
-    airport_delay: Minutes | None = Field(
-        None, description="mean departure delay at the origin in the last hour"
-    )
-    dep_delay: Minutes | None = Field(
-        None, description="the flight's own departure delay, once it has departed"
+
+if TYPE_CHECKING:
+    Features = Strict  # made below; a type checker cannot see its fields
+else:
+    Features = create_model(
+        "Features",
+        __base__=Strict,
+        __doc__="What is known of a flight without the store; a feature that is left"
+        " out counts as\nmissing.",
+        **{feature.name: _field(feature) for feature in FEATURES},
     )
 
 

@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 
+from helpers.errors import WorkshopError
+from helpers.features import LIVE
 from service import schema
 from service.model import Model
 from service.store import AIRPORTS, FLIGHTS, Store, StoreDown
@@ -14,7 +16,7 @@ from service.store import AIRPORTS, FLIGHTS, Store, StoreDown
 SKEW = 60.0  # seconds that the clock of the stream may be ahead of ours
 
 
-class Refused(Exception):
+class Refused(WorkshopError):
     """A request that is well formed and cannot be answered: an HTTP status and one
     sentence.
     """
@@ -37,19 +39,19 @@ def answer(
     by_request = [
         flight.features.model_dump()
         for flight, has in zip(request.flights, stored, strict=True)
-        if not has
+        if flight.features and not has
     ]
     mask = np.array(stored)
     if mask.any():
         held = b"".join(
             rows[flight.id]
             for flight, has in zip(request.flights, stored, strict=True)
-            if has
+            if flight.id is not None and has
         )
         X[mask] = np.frombuffer(held).reshape(-1, model.width)
     if by_request:
         X[~mask] = model.encode(by_request)
-    live = np.full((len(stored), 2), np.nan)
+    live = np.full((len(stored), len(LIVE)), np.nan)
     if request.live != "never":
         live = _live(request, mask, model.origins(X), store, max_age)
     return schema.Answer(
@@ -113,7 +115,11 @@ def _live(
             )
             departed = store.read(
                 FLIGHTS,
-                [flight.id for flight, has in zip(flights, mask, strict=True) if has],
+                [
+                    flight.id
+                    for flight, has in zip(flights, mask, strict=True)
+                    if flight.id is not None and has
+                ],
             )
         except StoreDown:
             if required:
@@ -122,7 +128,7 @@ def _live(
                     "The store does not answer and live features are required: try"
                     " again.",
                 ) from None
-    live = np.full((len(flights), 2), np.nan)
+    live = np.full((len(flights), len(LIVE)), np.nan)
     for number, (flight, has, origin) in enumerate(
         zip(flights, mask, origins, strict=True)
     ):
@@ -142,9 +148,8 @@ def _live(
                 )
             live[number, 1] = _number(departed.get(flight.id))
         else:
-            for position, value in enumerate(
-                (flight.features.airport_delay, flight.features.dep_delay)
-            ):
+            for position, name in enumerate(LIVE):
+                value = getattr(flight.features, name)
                 live[number, position] = np.nan if value is None else value
             if required and np.isnan(live[number, 0]):
                 raise Refused(
@@ -204,11 +209,7 @@ def _predictions(
             id=flight.id,
             probability=probability,
             model=name,
-            live=[
-                what
-                for what, has in zip(("airport_delay", "dep_delay"), which, strict=True)
-                if has
-            ],
+            live=[what for what, has in zip(LIVE, which, strict=True) if has],
             source="store" if has else "request",
         )
         for flight, probability, name, which, has in together

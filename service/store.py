@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pyignite.exceptions import CacheError, ReconnectError
 
+from helpers.errors import WorkshopError
 from helpers.ignite.client import Clients
 
 # kept up to date by the stream of departures
@@ -15,7 +16,7 @@ LOST = (OSError, EOFError, ReconnectError)
 PAUSE = 1.0  # seconds for which nobody knocks again after no node has answered
 
 
-class StoreDown(RuntimeError):
+class StoreDown(WorkshopError):
     """No node answers."""
 
 

@@ -31,6 +31,7 @@ FAULT_REPEATS = int(os.environ.get("WORKSHOP_FAULT_REPEATS") or 1)
 # of a lesson, until its kernel is killed
 FAULT_SECONDS = float(os.environ.get("WORKSHOP_FAULT_SECONDS") or 12)
 FAULT_SEED = os.environ.get("WORKSHOP_FAULT_SEED") or str(random.randrange(1_000_000))
+CELL_SECONDS = 900  # at scale tiny; a cell that takes longer has hung
 # Outputs of lessons do not depend on where a developer's environment points.
 for name in [
     name
@@ -53,7 +54,8 @@ class Together(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         lesson = re.fullmatch(
-            r"tests/test_(?:lessons|faults)\.py::.*\[(?:\d+-)?(\d\d_\w+)\]", nodeid
+            r"tests/test_(?:lessons|learner|faults)\.py::.*\[(?:\d+-)?(\d\d_\w+)\]",
+            nodeid,
         )
         return lesson[1] if lesson else nodeid.partition("::")[0]
 
@@ -170,7 +172,7 @@ def by_nbval(stem: str) -> Path:
         *(
             "--nbval-lax",
             "--nbval-current-env",
-            f"--nbval-cell-timeout={lessons.CELL_TIMEOUT}",
+            f"--nbval-cell-timeout={CELL_SECONDS}",
             "--exitfirst",
         ),
         str(settings.NOTEBOOKS / f"{stem}.ipynb"),
@@ -218,7 +220,7 @@ def with_shuffled_labels(stem: str) -> Path:
     nbformat.write(lesson, part)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKSHOP_SHUFFLE_LABELS", "1")
-        lessons.execute(part, "tiny", output)
+        lessons.execute(part, "tiny", output, timeout=CELL_SECONDS)
     return output
 
 

@@ -129,9 +129,9 @@ def test_nothing_listens_beyond_loopback(cluster):
 
 
 def test_the_lab_opens_the_learner_copies_with_its_token_only(cluster):
-    url = f"http://127.0.0.1:{cluster.ports['LAB_PORT']}/api/contents/learner"
-    assert status(url) == 403
-    assert status(f"{url}?token={TOKEN}") == 200
+    learner = f"http://127.0.0.1:{cluster.ports['LAB_PORT']}/api/contents/learner"
+    assert status(learner) == 403
+    assert status(f"{learner}/01_spark_mllib.ipynb?token={TOKEN}") == 200
 
 
 def test_kafka_keeps_its_events_while_the_broker_is_stopped(cluster):

@@ -12,7 +12,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from helpers import data, settings
+from helpers import data, files, settings
 
 
 @pytest.fixture
@@ -99,6 +99,23 @@ def test_matrix_is_saved_once(tmp_path, monkeypatch):
     assert (data.design_matrix("scheduled", "tiny").X_train == first.X_train).all()
 
 
+@pytest.mark.parametrize("module", ["data.py", "features.py"])
+def test_a_matrix_of_other_code_is_not_read(monkeypatch, module):
+    """Its folder's name changes with the code that makes it."""
+    digest = files.sha256
+    folder = data._saved_matrix()
+
+    def changed(*paths):
+        names = [path.name for path in paths]
+        return "0" * 64 if module in names else digest(*paths)
+
+    monkeypatch.setattr(files, "sha256", changed)
+    monkeypatch.setattr(data, "features", lambda *_: pytest.fail("it is made"))
+    with pytest.raises(pytest.fail.Exception, match="it is made"):
+        data._saved_matrix()
+    assert folder.is_dir()
+
+
 def test_shuffled_labels_leave_nothing_to_learn(monkeypatch):
     monkeypatch.setenv("WORKSHOP_SHUFFLE_LABELS", "1")
     m = data.design_matrix("live", "tiny")
@@ -172,7 +189,7 @@ def test_without_checksums_nothing_is_read(copied_data, text):
     if text is not None:
         (copied_data / "SHA256SUMS").write_text(text)
     with pytest.raises(
-        data.DataError,
+        files.SumsError,
         match="data/SHA256SUMS is missing or damaged: restore it with `git checkout",
     ):
         data.table("airlines")

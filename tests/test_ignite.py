@@ -77,7 +77,7 @@ def test_nodes_listen_where_the_cluster_of_spark_reaches_them(monkeypatch):
         [(host, port)] = cluster.addresses
         assert host == "127.0.0.2"
         assert clients.get().get_cluster()
-        assert not listening(port, "127.0.0.1")
+        assert not listening("127.0.0.1", port)
 
 
 @pytest.mark.security

@@ -149,11 +149,7 @@ def test_a_broker_killed_while_it_is_sent_to_comes_back_with_every_record_once(c
         for number in range(wanted):
             sender.send("kept", b"x", str(number))
             if number == fatal:
-                kafka.wait_until(
-                    lambda: sender.poll(0.01) or sender.sent,
-                    30,
-                    "The first are confirmed",
-                )
+                until(lambda: sender.poll(0.01) or sender.sent)
                 broker.kill()
                 confirmed = sender.sent["kept"]
         print(f"killed after record {fatal:,}, {confirmed:,} were confirmed")

@@ -1,69 +1,128 @@
-"""Learner copies: what is committed is what the lessons give, no solution is left, and
-a copy runs unanswered.
+"""Learner copies: every exercise can be solved in its copy, no solution is left there,
+and no answer of a learner is ever overwritten.
 """
 
 import ast
 import builtins
 import itertools
+import json
 import re
-import textwrap
-from unittest.mock import MagicMock
+import shutil
 
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from helpers import settings
-from helpers.lesson import exercises
+from helpers.lesson import exercises, progress
 from tools import learner, lessons
 
+FIRST = lessons.notebooks()[0]
 LESSONS = pytest.mark.parametrize(
     "lesson", lessons.notebooks(), ids=lambda path: path.stem
 )
 
 
-def cells(text, kind="code"):
+def code(text):
     return [
         cell
         for cell in nbformat.reads(text, as_version=4).cells
-        if cell.cell_type == kind
+        if cell.cell_type == "code"
     ]
 
 
-def copied(lesson):
-    return (settings.LEARNER / lesson.name).read_text(encoding="utf-8")
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def solved(lesson):
+    """Pairs of a solution and the cell that checks it."""
+    pairs = itertools.pairwise(code(lesson.read_text(encoding="utf-8")))
+    return [(cell, check) for cell, check in pairs if "solution" in tags(cell)]
+
+
+# ---- what the checks say, in the run that every lesson has anyway
 
 
 @LESSONS
-def test_what_is_committed_is_what_the_lesson_gives(lesson):
-    assert copied(lesson) == learner.copy(lesson), "run `make learner`"
+@pytest.mark.lessons
+def test_a_check_knows_right_and_wrong_and_what_is_not_answered(lesson, executed):
+    """To a copy's own cell, to the lesson's answers put there, to wrong ones of their
+    type: tests/other_answers.py asks each check, where the lesson has just run.
+    """
+    names = progress.exercises(lesson.stem)
+    checks = [
+        cell
+        for cell in code(executed(lesson.stem).read_text(encoding="utf-8"))
+        if "said" in cell.metadata
+    ]
+    said = [cell.metadata["said"] for cell in checks]
+    unanswered = "not answered yet: replace the dots."
+    assert [one["untouched"] for one in said] == [
+        f"Exercise {name}: {unanswered}" for name in names
+    ]
+    assert [one["right"] for one in said] == [
+        f"Exercise {name}: right." for name in names
+    ]
+    assert [one["wrong"].split(": ")[:2] for one in said] == [
+        [f"Exercise {name}", "not yet"] for name in names
+    ]
+    # what the lesson itself shows is its own answer's outcome, once
+    shown = [
+        [
+            output.data[exercises.MIME]
+            for output in cell.outputs
+            if exercises.MIME in output.get("data", {})
+        ]
+        for cell in checks
+    ]
+    assert shown == [[{"name": name, "passed": True}] for name in names]
 
 
-def test_there_is_a_copy_of_every_lesson_and_nothing_else():
-    assert {path.name for path in settings.LEARNER.glob("*.ipynb")} == {
-        path.name for path in lessons.notebooks()
-    }
-    for package in (
-        "helpers",
-        "service",
-    ):  # the imports find them from here as they do from notebooks/
-        assert (settings.LEARNER / package).resolve() == settings.ROOT / package
+# ---- what a copy holds
+
+
+@LESSONS
+def test_a_solution_put_into_its_copy_is_the_lesson(lesson):
+    """Nothing else differs, so that what the lesson's run shows is true of the copy."""
+    text = learner.copy(lesson)
+    full = nbformat.read(lesson, as_version=4).cells
+    copy = [
+        cell
+        for cell in nbformat.reads(text, as_version=4).cells
+        if cell.id != "learner-copy"
+    ]
+    assert [cell.id for cell in copy] == [cell.id for cell in full]
+    checked = 0
+    for cell, mine in zip(full, copy, strict=True):
+        if "solution" not in tags(cell):
+            assert mine.source == cell.source
+            continue
+        block = re.search(r"^ *(#|//) BEGIN.*END SOLUTION$", cell.source, re.M | re.S)
+        blank = re.search(
+            r"^ *(#|//) Write your answer here\.(\n *(val )?\w+ = (\.\.\.|\?\?\?))+$",
+            mine.source,
+            re.M,
+        )
+        assert mine.source.replace(blank[0], block[0]) == cell.source
+        checked += 1
+    assert checked == len(progress.exercises(lesson.stem)) >= 2
+    assert f"../notebooks/{lesson.name}" in text
 
 
 @LESSONS
 def test_no_solution_and_no_output_is_left(lesson):
-    full, copy = cells(lesson.read_text()), cells(copied(lesson))
-    solutions = [cell for cell in full if "solution" in cell.metadata.get("tags", [])]
-    to_do = [cell for cell in copy if "exercise" in cell.metadata.get("tags", [])]
+    copy = code(learner.copy(lesson))
+    solutions = [solution for solution, _ in solved(lesson)]
+    to_do = [cell for cell in copy if "exercise" in tags(cell)]
     assert [cell.id for cell in to_do] == [cell.id for cell in solutions] != []
     kept = {
         line.strip()
-        for cell in full
-        if cell not in solutions
+        for cell in code(lesson.read_text(encoding="utf-8"))
+        if "solution" not in tags(cell)
         for line in cell.source.splitlines()
     }
     secret = {
-        line.strip() for cell in solutions for line in cell.source.splitlines()
+        line.strip() for cell in solutions for line in cell.source.splitlines()[1:]
     } - kept
     written = {line.strip() for cell in copy for line in cell.source.splitlines()}
     assert {line for line in secret & written if len(line) > 3} == set()
@@ -74,98 +133,11 @@ def test_no_solution_and_no_output_is_left(lesson):
 
 
 @LESSONS
-def test_the_rest_of_the_lesson_is_there(lesson):
-    full, copy = (
-        nbformat.read(lesson, as_version=4).cells,
-        nbformat.reads(copied(lesson), as_version=4).cells,
-    )
-    assert [cell.id for cell in copy if cell.id != "learner-copy"] == [
-        cell.id for cell in full
-    ]
-    now = {cell.id: cell.source for cell in copy}
-    for cell in full:
-        if "solution" not in cell.metadata.get("tags", []):
-            unguarded = textwrap.dedent(
-                re.sub(r"^if .+ is \.\.\.:\n.+\nelse:\n", "", now[cell.id])
-            )
-            assert cell.source in (now[cell.id], unguarded)
-    assert f"../notebooks/{lesson.name}" in now["learner-copy"]
-
-
-@LESSONS
 def test_what_a_copy_uses_was_not_made_by_a_solution(lesson):
     """A name that only a solution bound would stop "Run all" in a copy whose exercises
     are unanswered.
     """
-    assert unbound(copied(lesson)) <= unbound(lesson.read_text())
-
-
-class Anything(MagicMock):
-    """What earlier cells have made: it can be called, indexed, computed with and
-    compared.
-    """
-
-    def __init__(self, *given, **named):
-        super().__init__(*given, **named)
-        for compare in ("__gt__", "__lt__", "__ge__", "__le__"):
-            setattr(self, compare, lambda _self, _other: True)
-
-
-@LESSONS
-def test_an_unanswered_copy_says_so_at_every_check(lesson, monkeypatch):
-    said = []
-    monkeypatch.setattr(exercises, "display", lambda what, **_: said.append(what))
-    code = cells(copied(lesson))
-    pairs = [
-        (cell, check)
-        for cell, check in itertools.pairwise(code)
-        if "exercise" in tags(cell)
-    ]
-    for cell, check in pairs:
-        space = {
-            name: Anything()
-            for name in names(check.source, ast.Load)
-            if not hasattr(builtins, name)
-        }
-        exec(cell.source, space)
-        exec(check.source, space | {"exercises": exercises})
-    assert [one["text/plain"].split(": ", 1)[1] for one in said] == [
-        "not answered yet: replace the dots."
-    ] * len(pairs)
-    assert [one[exercises.MIME]["name"] for one in said] == exercise_names(lesson)
-
-
-@pytest.mark.badinput
-def test_an_exercise_that_nothing_checks_is_an_error():
-    with pytest.raises(ValueError, match="No name of this solution"):
-        learner.answers("answer = 1", "print(2)")
-
-
-def test_a_copy_that_was_worked_in_is_left_alone(tmp_path):
-    first, *others = lessons.notebooks()
-    worked = nbformat.reads(copied(first), as_version=4)
-    worked.cells[2].execution_count = 1
-    nbformat.write(worked, tmp_path / first.name)
-    (tmp_path / others[0].name).write_text("not a notebook")
-    before = (tmp_path / first.name).read_bytes()
-    assert [path.name for path in learner.write(tmp_path)] == [
-        first.name,
-        others[0].name,
-    ]
-    assert (tmp_path / first.name).read_bytes() == before
-    assert (tmp_path / others[1].name).read_text() == copied(others[1])
-
-
-def tags(cell):
-    return cell.metadata.get("tags", [])
-
-
-def exercise_names(lesson):
-    return [
-        name
-        for cell in cells(lesson.read_text())
-        for name in re.findall(r'exercises\.check\("(\w+)"', cell.source)
-    ]
+    assert unbound(learner.copy(lesson)) <= unbound(lesson.read_text(encoding="utf-8"))
 
 
 def names(source, context):
@@ -201,10 +173,175 @@ def names(source, context):
 
 def unbound(text):
     """Names that a notebook's Python cells load and that nothing in it binds."""
-    sources = [cell.source for cell in cells(text)]
+    sources = [cell.source for cell in code(text)]
     loaded = {name for source in sources for name in names(source, ast.Load)}
     return (
         loaded
         - {name for source in sources for name in names(source, ast.Store)}
         - set(dir(builtins))
     )
+
+
+# ---- how a solution is marked
+
+
+def test_what_stands_around_the_block_stays():
+    solution = (
+        'def mean(x):\n    """The mean."""\n    # BEGIN SOLUTION: total, count\n'
+        "    total = sum(x)\n    count = len(x)\n    # END SOLUTION\n"
+        "    return total / count"
+    )
+    assert learner.exercise(solution) == (
+        'def mean(x):\n    """The mean."""\n    # Write your answer here.\n'
+        "    total = ...\n    count = ...\n    return total / count",
+        ["total", "count"],
+    )
+
+
+def test_scala_names_its_answers_by_its_option():
+    solution = (
+        "%%scala -i a -o b,c\n// BEGIN SOLUTION\nval b = a\nval c = b\n// END SOLUTION"
+    )
+    assert learner.exercise(solution) == (
+        "%%scala -i a -o b,c\n// Write your answer here.\nval b = ???\nval c = ???",
+        ["b", "c"],
+    )
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize(
+    ("solution", "check", "message"),
+    [
+        ("answer = 1", "", "one line BEGIN SOLUTION"),
+        ("# BEGIN SOLUTION: answer\nanswer = 1", "", "one END SOLUTION"),
+        ("answer = 1\n# END SOLUTION", "", "one line BEGIN SOLUTION"),
+        ("# END SOLUTION\n# BEGIN SOLUTION: answer", "", "one line BEGIN SOLUTION"),
+        (
+            "# BEGIN SOLUTION: a\n# END SOLUTION\n# BEGIN SOLUTION: b\n# END SOLUTION",
+            "",
+            "one line BEGIN SOLUTION",
+        ),
+        ("# BEGIN SOLUTION\nanswer = 1\n# END SOLUTION", "", "names of its answers"),
+        ("# BEGIN SOLUTION: 2, b\n# END SOLUTION", "", "names of its answers"),
+        ("%%scala\n// BEGIN SOLUTION\n// END SOLUTION", "", "names of its answers"),
+        (
+            "# BEGIN SOLUTION: other, answer\n# END SOLUTION",
+            'exercises.check("1", answer, 1)',
+            "the next code cell must check other",
+        ),
+        (
+            "# BEGIN SOLUTION: answer\n# END SOLUTION",
+            "print(answer)",
+            "the next code cell must check answer",
+        ),
+    ],
+)
+def test_a_solution_without_its_markers_or_its_check_is_one_sentence(
+    solution, check, message, tmp_path, monkeypatch, capsys
+):
+    lesson = nbformat.read(FIRST, as_version=4)
+    cells = [cell for cell in lesson.cells if cell.cell_type == "code"]
+    number = next(n for n, cell in enumerate(cells) if "solution" in tags(cell))
+    cells[number].source = solution
+    cells[number + 1].source = check
+    nbformat.write(lesson, tmp_path / FIRST.name)
+    monkeypatch.setattr(learner, "notebooks", lambda: [tmp_path / FIRST.name])
+    assert learner.main() == 1
+    said = capsys.readouterr().out
+    assert said.startswith(f"{FIRST.name}, cell {cells[number].id}: ")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+# ---- what happens to copies that are there
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the first lesson's copy, and the lesson in another, to be changed
+    by `edit`.
+    """
+    lesson = tmp_path / "notebooks" / FIRST.name
+    lesson.parent.mkdir()
+    shutil.copyfile(FIRST, lesson)
+    monkeypatch.setattr(learner, "notebooks", lambda: [lesson])
+    assert learner.write(tmp_path / "learner") == []
+    return tmp_path / "learner"
+
+
+def edit(notebook, change="A changed lesson."):
+    """Another text in the first cell, as a lesson's author or a learner writes it."""
+    read = json.loads(notebook.read_text(encoding="utf-8"))
+    read["cells"][0]["source"] = [change]
+    notebook.write_text(json.dumps(read), encoding="utf-8")
+
+
+def run_a_cell(copy):
+    read = json.loads(copy.read_text(encoding="utf-8"))
+    next(c for c in read["cells"] if c["cell_type"] == "code")["execution_count"] = 1
+    copy.write_text(json.dumps(read), encoding="utf-8")
+
+
+def test_a_copy_that_nobody_has_touched_is_renewed_with_its_lesson(folder):
+    lesson = folder.parent / "notebooks" / FIRST.name
+    copy = folder / FIRST.name
+    before = copy.stat().st_mtime_ns
+    # as Jupyter saves it: other metadata, another layout, the same cells
+    read = json.loads(copy.read_text(encoding="utf-8"))
+    read["metadata"]["language_info"] = {"name": "python"}
+    copy.write_text(json.dumps(read), encoding="utf-8")
+    saved = copy.read_bytes()
+    assert learner.write(folder) == []
+    assert copy.read_bytes() == saved
+    edit(lesson)
+    assert learner.write(folder) == []
+    assert copy.read_text(encoding="utf-8") == learner.copy(lesson)
+    assert copy.stat().st_mtime_ns > before
+    assert [path.name for path in folder.iterdir()] == [FIRST.name]
+
+
+@pytest.mark.parametrize(
+    "work", [run_a_cell, lambda copy: edit(copy, "My note.")], ids=["run", "edited"]
+)
+def test_a_copy_that_was_worked_in_stays_and_the_new_one_lies_beside_it(folder, work):
+    lesson, copy = folder.parent / "notebooks" / FIRST.name, folder / FIRST.name
+    work(copy)
+    mine = copy.read_bytes()
+    # today's lesson is the one that it was made from
+    assert learner.write(folder) == []
+    assert [path.name for path in folder.iterdir()] == [FIRST.name]
+    beside = folder / f"{FIRST.stem}.new.ipynb"
+    for text in ("Changed.", "Changed once more."):
+        edit(lesson, text)
+        (sentence,) = learner.write(folder)
+        assert f"learner/{beside.name}" in sentence
+        assert beside.read_text(encoding="utf-8") == learner.copy(lesson)
+    work(beside)
+    theirs = beside.read_bytes()
+    edit(lesson, "Changed a third time.")
+    (sentence,) = learner.write(folder)
+    assert "rename one of them" in sentence
+    assert (copy.read_bytes(), beside.read_bytes()) == (mine, theirs)
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"not a notebook", b"\xff\xfe", b"[]", b'{"cells": [1], "metadata": {}}'],
+)
+def test_a_damaged_or_foreign_file_is_never_overwritten(folder, damaged):
+    copy = folder / FIRST.name
+    copy.write_bytes(damaged)
+    (sentence,) = learner.write(folder)
+    assert copy.read_bytes() == damaged
+    assert f"learner/{FIRST.stem}.new.ipynb" in sentence
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_foreign_notebook_is_never_overwritten(folder):
+    """Such as a copy of the time when none said what it was made from."""
+    copy = folder / FIRST.name
+    nbformat.write(nbformat.v4.new_notebook(), copy)
+    before = copy.read_bytes()
+    assert len(learner.write(folder)) == 1
+    assert copy.read_bytes() == before

@@ -123,7 +123,7 @@ def test_load_can_be_stopped_and_says_that_it_did_not_end(server):
     running = load.start(server.url, [{}], clients=2, seconds=60)
     assert running.child.running
     running.child.kill()
-    with pytest.raises(ProcessError, match="did not end well"):
+    with pytest.raises(ProcessError, match="The load's result: the process ended by"):
         running.result()
     assert not running.child.running
 

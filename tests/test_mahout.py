@@ -304,6 +304,15 @@ def test_the_magic_takes_values_in_and_out_and_shows_what_is_printed(session, ca
     assert "c: Double = 6.0" in shown
 
 
+def test_the_magic_leaves_an_unanswered_exercise_alone(session):
+    names = {"b": "of an earlier run"}
+    blank = "// Write your answer here.\nval b = ???\nval c: Double = ???"
+    scala_cells.run(session, names, "-o b,c", blank)
+    assert names == {"b": ..., "c": ...}
+    scala_cells.run(session, names, "-o b", "def later: Int = ???\nval b = 1")
+    assert names["b"] == 1
+
+
 def test_the_magic_shows_an_expected_error_and_complains_when_there_is_none(
     session, capsys
 ):

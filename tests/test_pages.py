@@ -14,7 +14,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from helpers import settings
-from tools import lessons, pages, slides
+from tools import learner, lessons, pages, slides
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 STEMS = [lesson.stem for lesson in lessons.notebooks()]
@@ -61,17 +61,12 @@ def test_every_lesson_and_document_is_a_page(built):
 
 
 def test_links_of_documents_lead_to_pages_or_files(monkeypatch, tmp_path):
-    """Folders are no pages, the README is the first one, a learner copy is offered on
-    its lesson's.
-    """
+    """Folders are no pages, the README is the first one."""
     kept = "[d](../LICENSE) [e](../notebooks/{0}.ipynb)"
-    text = (
-        "[a](../helpers) [b](../README.md#the-lessons) [c](../learner/{0}.ipynb) "
-        + kept
-    )
+    text = "[a](../helpers) [b](../README.md#the-lessons) " + kept
     page = settings.DATA / "page.md"
     monkeypatch.setattr(Path, "read_text", lambda *_args, **_how: text.format(STEMS[0]))
-    expected = "a [b](../index.md#the-lessons) [c](../notebooks/{0}.ipynb) " + kept
+    expected = "a [b](../index.md#the-lessons) " + kept
     assert pages.linked(page, tmp_path) == expected.format(STEMS[0])
     assert [path.name for path in tmp_path.iterdir()] == ["LICENSE"]
 
@@ -141,12 +136,10 @@ def test_downloads_are_the_files_themselves(built):
             page.parent / link["href"]
             for link in soup(page).find_all("a", class_="download")
         ]
-        originals = [
-            settings.ROOT / folder / f"{stem}.ipynb"
-            for folder in ("notebooks", "learner")
-        ]
-        assert [link.read_bytes() for link in links] == [
-            original.read_bytes() for original in originals
+        lesson = settings.NOTEBOOKS / f"{stem}.ipynb"
+        assert [link.read_text(encoding="utf-8") for link in links] == [
+            lesson.read_text(encoding="utf-8"),
+            learner.copy(lesson),
         ]
 
 

@@ -85,6 +85,15 @@ def test_output_stop_and_exit_status(tmp_path):
     child.stop()  # once more is no error
 
 
+def test_stdout_goes_to_a_file_of_its_own(tmp_path):
+    command = ["sh", "-c", "echo result; echo complaint >&2"]
+    child = Child(command, tmp_path / "log", stdout=tmp_path / "out")
+    assert child.wait() == 0
+    assert (tmp_path / "out").read_text() == "result\n"
+    assert child.output() == "complaint\n"
+    child.stop()
+
+
 def test_kill_is_immediate_and_seen(tmp_path):
     child = Child(["sleep", "600"], tmp_path / "log")
     child.kill()
@@ -116,7 +125,7 @@ def test_a_child_that_dies_while_starting_is_explained(tmp_path):
 
 def test_a_child_that_never_gets_ready_is_explained(tmp_path):
     child = Child(["sleep", "600"], tmp_path / "log")
-    with pytest.raises(ProcessError, match="Kafka: not ready after 0 s"):
+    with pytest.raises(ProcessError, match=r"Kafka: not ready after 0\.2 s"):
         child.wait_until(lambda: False, 0.2, "Kafka")
     child.stop()
 
@@ -129,7 +138,7 @@ def test_a_command_that_does_not_exist(tmp_path):
 
 @pytest.mark.badinput
 def test_a_taken_port_is_named(taken_port):
-    assert listening(taken_port)
+    assert listening("127.0.0.1", taken_port)
     with pytest.raises(
         ProcessError,
         match=f"Port {taken_port}, needed for the Spark master, is taken: end the",
@@ -139,7 +148,7 @@ def test_a_taken_port_is_named(taken_port):
 
 def test_a_preferred_port_is_given_where_nobody_listens():
     port = free_port()
-    assert not listening(port)
+    assert not listening("127.0.0.1", port)
     assert free_port(port) == port
 
 

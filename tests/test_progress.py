@@ -12,7 +12,7 @@ import pytest
 
 from helpers import settings
 from helpers.lesson import exercises, progress
-from tools import lessons
+from tools import learner, lessons
 
 FIRST = lessons.notebooks()[0].stem
 
@@ -59,6 +59,12 @@ def test_only_the_last_exercise_says_how_many_are_right(said):
     assert said == ["Exercise 1: right.", "Exercise 2: right."]
     exercises.check("3", ..., 0.5)
     assert said[-1] == "2 of 3 exercises of this lesson are right."
+
+
+def test_a_copy_laid_beside_an_older_one_counts_for_the_same_lesson(said, monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", f"learner/{FIRST}.new.ipynb")
+    exercises.check("1", 0.5, 0.5)
+    assert progress.read() == {FIRST: {"1": "right"}}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +117,8 @@ def test_an_unanswered_copy_runs_to_its_end(tmp_path):
     """In its folder, with a session's name as in JupyterLab: imports, paths, the count
     at the end.
     """
-    source = settings.LEARNER / f"{FIRST}.ipynb"
+    source = tmp_path / f"{FIRST}.ipynb"
+    source.write_text(learner.copy(lessons.notebooks()[0]), encoding="utf-8")
     code = (
         "import sys, papermill; papermill.execute_notebook(*sys.argv[1:],"
         " cwd='learner', progress_bar=False)"

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from watch import listening, until
 
 from helpers import data, settings
+from helpers.errors import InputError
 from helpers.ignite import nodes as ignite
 from helpers.processes.child import ProcessError
 from helpers.processes.ports import free_port
@@ -188,12 +189,12 @@ def test_settings_refuse_a_port_that_is_none(monkeypatch, wrong):
     ],
 )
 @pytest.mark.badinput
-def test_a_service_that_cannot_start_says_why(monkeypatch, capsys, environment, words):
+def test_a_service_that_cannot_start_says_why(monkeypatch, environment, words):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(settings.ROOT)
-    assert start.main() == 2
-    assert words in capsys.readouterr().err
+    with pytest.raises(InputError, match=words):
+        start.main()
 
 
 @pytest.mark.badinput

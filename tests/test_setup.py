@@ -225,15 +225,12 @@ def test_no_bundle_outside_a_clone(monkeypatch, tmp_path):
 
 
 @pytest.mark.badinput
-def test_a_build_folder_that_is_a_file(monkeypatch, capsys, tmp_path):
+def test_a_build_folder_that_is_a_file(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("mine")
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "file"))
     monkeypatch.setattr(sys, "argv", ["lessons", "00_start_here"])
-    assert lessons.main() == 2
-    assert (
-        "file is no folder: name one, or leave the setting out."
-        in capsys.readouterr().out
-    )
+    with pytest.raises(settings.SettingError, match="file is no folder: name one"):
+        lessons.main()
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -128,7 +128,7 @@ def test_submit_returns_the_output_and_explains_failures(tmp_path):
     )
     assert submit(script, [42], master="local[1]", memory="512m").strip() == "42"
     with pytest.raises(
-        RuntimeError, match=r"spark-submit job.py failed:(.|\n)*invalid literal"
+        ProcessError, match=r"spark-submit job.py failed:(.|\n)*invalid literal"
     ):
         submit(script, ["many"], master="local[1]", memory="512m")
 

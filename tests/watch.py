@@ -5,7 +5,6 @@ addresses beyond loopback.
 import os
 import re
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 
 import psutil
 from pyspark import SparkContext
+
+from helpers import waiting
 
 # Private keys, tokens in addresses and headers, passwords of stores and of services,
 # keys of clouds and registries.
@@ -29,10 +30,9 @@ LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 def until(condition: Callable[[], object], seconds: float = 30) -> bool:
     """Wait until the condition holds; False when it does not within `seconds`."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return bool(condition())
+    with suppress(waiting.WaitError):
+        return bool(waiting.until(condition, seconds, "The condition"))
+    return False
 
 
 def status(url: str) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 
-from helpers import settings
+from helpers import errors, settings
 from helpers.java import class_archives
 from helpers.java.jdk import JavaError
 from helpers.processes.folders import locked
@@ -53,8 +53,8 @@ def run_spark() -> Iterator[int]:
         rows.select(F.udf(lambda x: x + 1, "double")("x").alias("y")).agg(
             F.sum("y")
         ).collect()
-        stages = [StringIndexer(inputCol="word", outputCol="index")]
-        stages += [
+        stages: list = [
+            StringIndexer(inputCol="word", outputCol="index"),
             VectorAssembler(inputCols=["x", "index"], outputCol="features"),
             LogisticRegression(maxIter=5),
         ]
@@ -63,7 +63,7 @@ def run_spark() -> Iterator[int]:
         ).count().toPandas()
         stream = session.readStream.format("rate").load().writeStream.format("noop")
         stream.trigger(availableNow=True).start().awaitTermination(60)
-        yield session.sparkContext._gateway.proc.pid
+        yield sessions.driver_pid(session)
     finally:
         sessions.shutdown()
 
@@ -157,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 
-from helpers import settings
+from helpers import errors, settings
 
 ACCEPTED = settings.ROOT / "docs" / "audit.toml"
 LOCKS = (
@@ -20,8 +20,10 @@ LOCKS = (
 )
 
 
-class AuditError(RuntimeError):
+class AuditError(errors.WorkshopError):
     """Nothing can be said about the packages; the message says why."""
+
+    exit_status = 2  # 1 is for vulnerabilities
 
 
 def accepted() -> list[dict]:
@@ -95,11 +97,7 @@ def judged(reports: list[dict], known: list[dict]) -> list[str]:
 
 def main() -> int:
     program, *locks = sys.argv[1:]
-    try:
-        wrong = judged([asked(program, lock) for lock in locks or LOCKS], accepted())
-    except AuditError as problem:
-        print(problem)
-        return 2
+    wrong = judged([asked(program, lock) for lock in locks or LOCKS], accepted())
     if wrong:
         print(
             "\n".join(
@@ -118,4 +116,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -15,13 +15,11 @@ import tarfile
 import time
 from pathlib import Path
 
-from helpers import settings
+from helpers import errors, files, settings
 from helpers.java import artefacts
-from helpers.java.jdk import JavaError
 from helpers.singa import bridge
 
 ROOT = settings.ROOT
-OUT = settings.build_dir() / "bundle"
 NAME = "apache-ml-workshop"
 PLATFORM = f"{platform.system()} {platform.machine()}"
 LOCKS = ("requirements.txt", "requirements-singa.txt")
@@ -40,7 +38,7 @@ Nothing is downloaded. Where a file is missing or damaged, step 3 names it: unpa
 """
 
 
-class BundleError(RuntimeError):
+class BundleError(errors.WorkshopError):
     """The bundle cannot be made; the message says why and what to do."""
 
 
@@ -51,7 +49,8 @@ def wheels(folder: Path) -> None:
     A package without a wheel (PySpark) is built here, once. Raises BundleError when one
     cannot be had.
     """
-    stamp, wanted = folder / "locks.sha256", _sha256(*(ROOT / name for name in LOCKS))
+    stamp = folder / "locks.sha256"
+    wanted = files.sha256(*(ROOT / name for name in LOCKS))
     if stamp.exists() and stamp.read_text() == wanted:
         return
     print(
@@ -79,7 +78,8 @@ def lock(folder: Path) -> str:
             "singa-"
         ):  # it is for another Python: helpers/singa/bridge.py loads it
             lines.append(
-                f"{name.replace('_', '-')}=={version} --hash=sha256:{_sha256(wheel)}"
+                f"{name.replace('_', '-')}=={version}"
+                f" --hash=sha256:{files.sha256(wheel)}"
             )
     return "\n".join(lines) + "\n"
 
@@ -101,45 +101,46 @@ def tracked() -> list[str]:
 
 def pack(archive: Path) -> int:
     """Write the archive and its checksum beside it; how many files it has."""
-    wheels(OUT / "wheels")
+    out = archive.parent
+    wheels(out / "wheels")
     packed = {
-        f"wheels/{file.name}": file for file in sorted((OUT / "wheels").glob("*.whl"))
+        f"wheels/{file.name}": file for file in sorted((out / "wheels").glob("*.whl"))
     }
     for module in artefacts.modules():
         packed |= {f"java/{module}/{jar.name}": jar for jar in artefacts.jars(module)}
-    made = {"requirements.txt": lock(OUT / "wheels")}
+    made = {"requirements.txt": lock(out / "wheels")}
     sums = [
         f"{hashlib.sha256(text.encode()).hexdigest()}  {name}"
         for name, text in made.items()
     ]
-    sums += [f"{_sha256(file)}  {name}" for name, file in packed.items()]
+    sums += [f"{files.sha256(file)}  {name}" for name, file in packed.items()]
     made["SHA256SUMS"] = "\n".join([f"# {PLATFORM}", *sums]) + "\n"
     for name, text in made.items():
-        (OUT / name).write_text(text)
-    files = {f"bundle/{name}": file for name, file in packed.items()}
-    files |= {f"bundle/{name}": OUT / name for name in made} | {
+        (out / name).write_text(text)
+    members = {f"bundle/{name}": file for name, file in packed.items()}
+    members |= {f"bundle/{name}": out / name for name in made} | {
         name: ROOT / name for name in tracked()
     }
-    size = sum(file.stat().st_size for file in files.values())
+    size = sum(file.stat().st_size for file in members.values())
     about = {
         "platform": PLATFORM,
         "unpacked": 4 * size / 1e9,
         "name": archive.stem,
         "folder": NAME,
     }
-    (OUT / "INSTALL.txt").write_text(INSTALL.format(**about))
-    files["INSTALL.txt"] = OUT / "INSTALL.txt"
-    print(f"Packing {len(files)} files", flush=True)
+    (out / "INSTALL.txt").write_text(INSTALL.format(**about))
+    members["INSTALL.txt"] = out / "INSTALL.txt"
+    print(f"Packing {len(members)} files", flush=True)
     with tarfile.open(archive, "w") as tar:  # wheels and jars are compressed already
-        for name, file in sorted(files.items()):
+        for name, file in sorted(members.items()):
             tar.add(file, f"{NAME}/{name}")
-    Path(f"{archive}.sha256").write_text(f"{_sha256(archive)}  {archive.name}\n")
-    return len(files)
+    Path(f"{archive}.sha256").write_text(f"{files.sha256(archive)}  {archive.name}\n")
+    return len(members)
 
 
 def _pip(*arguments: object) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pip", *arguments],
+        [sys.executable, "-m", "pip", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -152,31 +153,18 @@ def _pip(*arguments: object) -> None:
         )
 
 
-def _sha256(*files: Path) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            for piece in iter(lambda stream=stream: stream.read(1 << 20), b""):
-                digest.update(piece)
-    return digest.hexdigest()
-
-
-def main() -> int:
+def main() -> None:
     start = time.monotonic()
-    archive = OUT / f"{NAME}-{PLATFORM.lower().replace(' ', '-')}.tar"
-    OUT.mkdir(parents=True, exist_ok=True)
-    try:
-        count = pack(archive)
-    except (BundleError, JavaError) as problem:
-        print(problem)
-        return 1
+    out = settings.build_dir() / "bundle"
+    out.mkdir(parents=True, exist_ok=True)
+    archive = out / f"{NAME}-{PLATFORM.lower().replace(' ', '-')}.tar"
+    count = pack(archive)
     gigabytes, seconds = archive.stat().st_size / 1e9, time.monotonic() - start
     print(
         f"{archive}: {gigabytes:.2f} GB, {count} files, {seconds:.0f} s. INSTALL.txt in"
         " it says how to go on."
     )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from helpers import settings
+from helpers import errors, settings
 from tools import bundle
 
 # Which tests speak of a package; the environment's and the documents' are run for every
@@ -39,7 +39,7 @@ UNKNOWN = (
 )
 
 
-class VersionError(ValueError):
+class VersionError(errors.InputError):
     """The bump cannot be tried; the message says why."""
 
 
@@ -131,14 +131,14 @@ def attempt(wanted: str, folder: Path) -> int:
         ),
         flush=True,
     )
-    python = f"PYTHON={sys._base_executable}"
+    python = f"PYTHON={sys._base_executable}"  # type: ignore[attr-defined]
     if subprocess.run(
         ["make", "-s", "setup", python], cwd=folder, env=environment
     ).returncode:
         raise VersionError("The set-up with it failed: see above.")
     chosen = tests(wanted.split("==")[0])
     print(f"Testing: {', '.join(chosen)}", flush=True)
-    command = [
+    command: list[str | Path] = [
         folder / ".venv" / "bin" / "python",
         "-m",
         "pytest",
@@ -155,14 +155,10 @@ def main() -> int:
     parser.add_argument("package", help="name==version, as in psutil==7.2.2")
     wanted = parser.parse_args().package
     settings.build_dir().mkdir(exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(
-            dir=settings.build_dir(), prefix="version-"
-        ) as folder:
-            broken = attempt(wanted, Path(folder))
-    except VersionError as problem:
-        print(problem)
-        return 2
+    with tempfile.TemporaryDirectory(
+        dir=settings.build_dir(), prefix="version-"
+    ) as folder:
+        broken = attempt(wanted, Path(folder))
     verdict = (
         "these tests break, see above" if broken else "nothing breaks in these tests"
     )
@@ -171,4 +167,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

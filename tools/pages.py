@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 
-from helpers import settings
+from helpers import errors, settings
 from tools import learner  # beside this file
 from tools.lessons import notebooks
 
@@ -77,14 +77,13 @@ def linked(page: Path, source: Path) -> str:
     beside it, to be downloaded.
     """
     text, pages = page.read_text(encoding="utf-8"), {*documents(), *notebooks()}
-    elsewhere = {settings.LEARNER / lesson.name: lesson for lesson in notebooks()}
-    elsewhere[settings.ROOT / "README.md"] = settings.ROOT / "index.md"
+    readme = settings.ROOT / "README.md"
     for words, link, anchor in LOCAL_LINK.findall(text):
         target = (page.parent / link).resolve()
         if target.is_dir():  # a site has pages and files only
             text = text.replace(f"[{words}]({link}{anchor})", words)
-        elif target in elsewhere:
-            instead = os.path.relpath(elsewhere[target], page.parent)
+        elif target == readme:
+            instead = os.path.relpath(settings.ROOT / "index.md", page.parent)
             text = text.replace(f"]({link}{anchor})", f"]({instead}{anchor})")
         elif target.is_file() and target not in pages:
             _copy(target, source / target.relative_to(settings.ROOT))
@@ -221,4 +220,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import nbformat
 
+from helpers import errors
+
 ROOT = Path(__file__).resolve().parent.parent
 # picture: (lesson, how the figure's alternative text begins)
 PICTURES = {
@@ -30,9 +32,13 @@ def figure(lesson: str, alt: str) -> bytes:
                 .startswith(alt)
             ):
                 return base64.b64decode(output.data["image/png"])
-    raise SystemExit(f"No figure in {lesson} begins with {alt!r}.")
+    raise errors.WorkshopError(f"No figure in {lesson} begins with {alt!r}.")
+
+
+def main() -> None:
+    for name, source in PICTURES.items():
+        (ROOT / "docs" / "images" / f"{name}.png").write_bytes(figure(*source))
 
 
 if __name__ == "__main__":
-    for name, source in PICTURES.items():
-        (ROOT / "docs" / "images" / f"{name}.png").write_bytes(figure(*source))
+    errors.run(main)

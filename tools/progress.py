@@ -1,6 +1,12 @@
 """Which exercises of the learner copies are done."""
 
+from helpers import errors
 from helpers.lesson import progress
 
-if __name__ == "__main__":
+
+def main() -> None:
     print(progress.table())
+
+
+if __name__ == "__main__":
+    errors.run(main)

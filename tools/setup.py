@@ -170,11 +170,9 @@ def check_bundle():
     """
     try:
         with open(os.path.join(BUNDLE, "SHA256SUMS")) as lines:
-            made_for, files = (
-                next(lines).strip("# \n"),
-                [line.split(None, 1) for line in lines],
-            )
-            files = [(wanted, name.strip()) for wanted, name in files]
+            made_for = next(lines).strip("# \n")
+            pairs = [line.split(None, 1) for line in lines]
+            files = [(wanted, name.strip()) for wanted, name in pairs]
     except (OSError, StopIteration, ValueError):
         stop(
             "bundle/SHA256SUMS is missing or damaged: unpack the archive again, into an"

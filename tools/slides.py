@@ -5,7 +5,6 @@ screen.
 import math
 import re
 import shutil
-import sys
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -18,7 +17,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
-from helpers import settings
+from helpers import errors, settings
 from tools import mathml  # beside this file, as is pages
 from tools.lessons import notebooks
 from tools.pages import figure
@@ -203,11 +202,10 @@ def build(target: Path) -> list[Path]:
     return written
 
 
-def main() -> int:
+def main() -> None:
     target = settings.build_dir() / "slides"
     print(f"{len(build(target))} decks. Open {target / 'index.html'}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

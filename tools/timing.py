@@ -10,13 +10,12 @@ import json
 import math
 import os
 import re
-import sys
 from pathlib import Path
 
 import nbformat
 import psutil
 
-from helpers import settings
+from helpers import errors, settings
 from helpers.lesson import exercises, metrics
 from tools import lessons
 
@@ -34,7 +33,7 @@ MINUTES_AN_EXERCISE = 5
 ROUNDED_UP_TO = 5
 
 
-class TimingError(ValueError):
+class TimingError(errors.WorkshopError, ValueError):
     """There is nothing to measure or nowhere to write; the message says what to do."""
 
 
@@ -202,7 +201,7 @@ def with_heading(lesson: Path) -> str:
     )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "folder",
@@ -213,10 +212,9 @@ def main() -> int:
     folder = parser.parse_args().folder
     try:
         new = measured(folder or settings.build_dir() / "runs" / "full")
-    except TimingError as problem:
+    except TimingError:
         if folder or not kept():
-            print(problem)
-            return 1
+            raise
         new = {}
         print("No new full run: the table is made of the times in docs/timing.json.")
     lessons.TIMES.write_text(
@@ -230,8 +228,7 @@ def main() -> int:
         f"{TABLE_PAGE.name}, {ROWS_PAGE.name}: {len(lessons.notebooks())} lessons,"
         f" {len(new)} measured anew"
     )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from helpers import data
+from helpers import data, errors
 from helpers.lesson import metrics
 
 FEW = 10  # predictions of a single row, after one that does not count
@@ -47,8 +47,8 @@ def cpu_seconds() -> float:
 def rows_of(
     X: np.ndarray, y: np.ndarray, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The given share of the rows: every so-manieth for a share below 1, so many copies
-    for one above.
+    """The given share of the rows: every n-th row for a share of 1/n, every row n times
+    for a share of n.
     """
     if share < 1:
         step = round(1 / share)
@@ -142,7 +142,10 @@ def _import(file: Path) -> ModuleType:
     return module
 
 
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    Path(job["out"]).with_suffix(".json").write_text(json.dumps(compete(job)))
+
+
 if __name__ == "__main__":
-    told = json.loads(sys.argv[1])
-    measured = compete(told)
-    Path(told["out"]).with_suffix(".json").write_text(json.dumps(measured))
+    errors.run(main)

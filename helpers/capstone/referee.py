@@ -2,10 +2,8 @@
 predict, and a referee.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -15,14 +13,21 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from helpers import data, settings
+from helpers.errors import WorkshopError
 
 MONTH = 11
 TOLERANCE = 1e-6
 Predict = Callable[[pd.DataFrame], np.ndarray]
 
 
-class Closed(RuntimeError):
-    """Somebody looked at the flights themselves, where November's delays stand."""
+class Closed(WorkshopError):
+    """The flights' table, which holds November's delays, was opened."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The flights hold November's delays: learn from the rows that you were"
+            " given."
+        )
 
 
 def flights(scale: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
@@ -63,7 +68,7 @@ def judge(
     is closed meanwhile. Raises Closed when it is opened all the same.
     """
     train, test, labels = flights(scale)
-    with _closed():
+    with data.closed("flights", Closed):
         predict = fit(train.copy())
         probability = _checked(predict(test.copy()), len(test))
         problems = _leaks(predict, test, probability)
@@ -129,20 +134,3 @@ def _checked(found: np.ndarray, count: int) -> np.ndarray:
     ):
         raise ValueError("Predictions must be probabilities, from 0 to 1.")
     return probability
-
-
-@contextmanager
-def _closed() -> Iterator[None]:
-    """The flights' table cannot be had through helpers.data inside the block."""
-    path = data.path
-
-    def guarded(name: str):
-        if name == "flights":
-            raise Closed(
-                "The flights hold November's delays: learn from the rows that you were"
-                " given."
-            )
-        return path(name)
-
-    with mock.patch.object(data, "path", guarded):
-        yield

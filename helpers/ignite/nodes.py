@@ -22,7 +22,7 @@ from helpers.java import artefacts, class_archives, jdk
 from helpers.java.gateway import gateway
 from helpers.processes.child import Child, ProcessError
 from helpers.processes.folders import own_folder
-from helpers.processes.ports import free_port, listening
+from helpers.processes.ports import free_port, listening, require_free
 
 READY_SECONDS = 120
 CONFIG = settings.JVM / "ignite" / "server.xml"
@@ -176,6 +176,7 @@ class Cluster:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
+            env=os.environ | jdk.LOCALE,
             cwd=self.folder,
         )
         if done.returncode:
@@ -193,7 +194,7 @@ class Cluster:
 
     def _ready(self, number: int) -> bool:
         return self.servers_seen(number) == len(self.alive()) and listening(
-            *reversed(self.addresses[number])
+            *self.addresses[number]
         )
 
     def _killed(self, number: int) -> bool:
@@ -220,7 +221,7 @@ class Cluster:
             self.addresses.append((settings.listen_host(), free_port()))
         port = self.addresses[number][1]
         # a clear error beats a stack trace in the node's log
-        free_port(port, f"Ignite node {number}")
+        require_free(port, f"Ignite node {number}")
         folder = self.folder / f"node{number}"
         properties = self._properties | {
             "workshop.node": f"node{number}",
@@ -235,7 +236,8 @@ class Cluster:
         # Ignite's diagnostics go to where it runs
         command = [*java(f"{self.heap}m", *given), *main]
         log = self.folder / f"node{number}.log"
-        self.nodes[number] = Child(command, log=log, cwd=self.folder, env=self._secrets)
+        environment = jdk.LOCALE | self._secrets
+        self.nodes[number] = Child(command, log, environment, self.folder)
         return number
 
     def _start(self, nodes: int) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import io
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
-from helpers import settings
+from helpers import files, settings
 from helpers.java import jdk
 from helpers.java.jdk import JavaError
 from helpers.processes.folders import locked
@@ -91,11 +92,11 @@ def copy_by_maven(folder: str | Path) -> None:
     """Let Maven fetch the jars of all modules into `folder`/MODULE, unverified. Raises
     JavaError when it fails.
     """
-    command = [
+    command: list[str | Path] = [
         *(maven(), "-q", "-B", "--strict-checksums", "-f", settings.JVM / "pom.xml"),
         *("package", "dependency:copy-dependencies", f"-Dworkshop.java={folder}"),
     ]
-    environment = {**os.environ, "JAVA_HOME": str(jdk.java_home())}
+    environment = os.environ | jdk.LOCALE | {"JAVA_HOME": str(jdk.java_home())}
     with locked(
         Path.home() / ".m2" / "workshop.lock"
     ):  # Maven does not expect another one in the same cache
@@ -147,31 +148,24 @@ def _download_maven(url: str) -> None:
             f"The Maven downloaded from {url} is not the expected one: install Maven"
             " yourself."
         )
-    with tempfile.TemporaryDirectory(dir=settings.build_dir()) as folder:
-        packed = Path(folder) / "maven.tar.gz"
-        packed.write_bytes(archive)
-        with tarfile.open(packed) as tar:
-            tar.extractall(folder, filter="data")
-        whole = settings.build_dir() / f"apache-maven-{MAVEN_VERSION}"
-        shutil.rmtree(whole, ignore_errors=True)
-        (Path(folder) / whole.name).rename(whole)  # not half of it, when this is killed
+    home = settings.build_dir() / f"apache-maven-{MAVEN_VERSION}"
+    shutil.rmtree(home, ignore_errors=True)
+    with (
+        files.atomic(home) as unfinished,
+        tarfile.open(fileobj=io.BytesIO(archive)) as tar,
+    ):
+        # A folder of the same name. Without filter="data", which Python 3.11.2 does
+        # not know: the archive's checksum is verified.
+        tar.extractall(unfinished.parent)
 
 
 def _jar_folder(module: str) -> Path:
     return settings.build_dir() / "java" / module
 
 
-def _sums(module: str) -> dict[str, str]:
-    lines = (settings.JVM / module / "SHA256SUMS").read_text().splitlines()
-    return {name: digest for digest, name in (line.split() for line in lines)}
-
-
 @cache
 def _digest(jar: Path, _size: int, _changed: int) -> str:
-    if jar.name.startswith(RELOCATED):
-        return _contents_digest(jar)
-    with jar.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return (_contents_digest if jar.name.startswith(RELOCATED) else files.sha256)(jar)
 
 
 def _contents_digest(jar: Path) -> str:
@@ -202,7 +196,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 def _differences(module: str, folder: Path) -> list[str]:
     """Names of the jars that are missing, unexpected or different."""
-    got, wanted = sums(folder), _sums(module)
+    got, wanted = sums(folder), files.read_sums(settings.JVM / module / "SHA256SUMS")
     return sorted(
         name for name in got.keys() | wanted.keys() if got.get(name) != wanted.get(name)
     )

@@ -3,6 +3,7 @@ with half the work.
 """
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,11 +117,15 @@ def dump(engine: str, pid: int) -> None:
         str(pid),
         "VM.cds",
         "dynamic_dump",
-        unfinished,
+        f'"{unfinished}"',  # jcmd joins the words, and the JVM splits them again
     ]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=DUMP_SECONDS
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | jdk.LOCALE,
+            timeout=DUMP_SECONDS,
         )
         said, written = (
             done.stdout + done.stderr,
@@ -130,11 +135,18 @@ def dump(engine: str, pid: int) -> None:
         said, written = str(error), False
     if not written:
         raise JavaError(
-            f"No archive of {engine}'s classes was written: {said.strip()[-300:]}"
+            f"No archive of {engine}'s classes was written: {_reason(said)}"
         )
     for old in archive.parent.glob(f"{engine}-*.jsa"):
         old.unlink()
     unfinished.rename(archive)
+
+
+def _reason(said: str) -> str:
+    """What the exception of a Java stack says, else the last line."""
+    lines = said.strip().splitlines() or ["jcmd did not say why"]
+    reasons = [line.partition("Exception: ")[2] for line in lines]
+    return next(filter(None, reasons), lines[-1]).strip()
 
 
 def _failed(archive: Path) -> Path:

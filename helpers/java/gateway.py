@@ -9,6 +9,7 @@ import pyspark
 from py4j import protocol
 from py4j.java_gateway import GatewayClient, GatewayParameters, JavaGateway
 
+from helpers.java import jdk
 from helpers.processes.child import Child
 
 READY_SECONDS = 60
@@ -74,6 +75,7 @@ def gateway(
             "0",
         ],
         log=log,
+        env=jdk.LOCALE,
         cwd=folder,
     )
     try:

@@ -10,8 +10,12 @@ from functools import cache
 from pathlib import Path
 
 from helpers import settings
+from helpers.errors import WorkshopError
 
 JAVA = 17
+# The locale of every Java process: it decides how Java names files, and in the locale C
+# a folder with an umlaut is not found.
+LOCALE = {"LC_ALL": "C.UTF-8"}
 
 
 # Where package managers put their JDKs: Debian and Fedora, macOS, Homebrew, SDKMAN,
@@ -37,7 +41,7 @@ HOW_TO_INSTALL = (
 )
 
 
-class JavaError(RuntimeError):
+class JavaError(WorkshopError):
     """No Java 17, or its artefacts cannot be had; the message says what to do."""
 
 
@@ -78,7 +82,8 @@ def compilers() -> list[str]:
 
 
 def _candidates() -> list[Path]:
-    homes = [Path(settings.java_home())] if settings.java_home() else []
+    named = settings.java_home()
+    homes = [Path(named)] if named else []
     on_path = shutil.which("java")
     if on_path:
         homes.append(Path(on_path).resolve().parent.parent)

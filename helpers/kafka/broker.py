@@ -8,9 +8,8 @@ import logging
 import os
 import shutil
 import subprocess
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,10 +18,12 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from helpers import settings
+from helpers.errors import WorkshopError
 from helpers.java import artefacts, class_archives, jdk
 from helpers.processes.child import Child, ProcessError
 from helpers.processes.folders import own_folder
-from helpers.processes.ports import free_port
+from helpers.processes.ports import free_port, require_free
+from helpers.waiting import until
 
 READY_SECONDS = 60
 TEMPLATE = settings.JVM / "kafka" / "server.properties"
@@ -34,7 +35,7 @@ _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
 
 
-class BrokerError(RuntimeError):
+class BrokerError(WorkshopError):
     """There is no broker, or it did not do what it was asked in time."""
 
 
@@ -66,9 +67,10 @@ class Broker:
         self._own()
         if self._child and self._child.running:
             raise ProcessError("The broker is running already.")
-        free_port(int(self.bootstrap.rpartition(":")[2]), "the Kafka broker")
+        require_free(int(self.bootstrap.rpartition(":")[2]), "the Kafka broker")
         command = [*self._java(), "kafka.Kafka", self._folder / "server.properties"]
-        self._child = Child(command, log=self._folder / "broker.log", cwd=self._folder)
+        log = self._folder / "broker.log"
+        self._child = Child(command, log, jdk.LOCALE, self._folder)
         self._child.wait_until(
             lambda: reachable(self.bootstrap, 2), READY_SECONDS, "The Kafka broker"
         )
@@ -116,7 +118,8 @@ class Broker:
         values = {
             "PORT": self.bootstrap.rpartition(":")[2],
             "CONTROLLER_PORT": free_port(),
-            "DATA": self._folder / "log",
+            # below where it runs: Java reads its settings as Latin-1
+            "DATA": "log",
         }
         text = TEMPLATE.read_text()
         for name, value in values.items():
@@ -142,6 +145,7 @@ class Broker:
             [*self._java(), *map(str, main)],
             capture_output=True,
             text=True,
+            env=os.environ | jdk.LOCALE,
             cwd=self._folder,
         )
         if done.returncode:
@@ -219,15 +223,17 @@ def create_topics(bootstrap: str, *names: str, partitions: int = 2) -> None:
 
 
 def _create(client: AdminClient, topic: NewTopic) -> None:
-    for _ in range(100):  # a deleted topic's name is free a moment later
+    def created() -> bool:
         try:
             client.create_topics([topic])[topic.topic].result(10)
-            return
         except KafkaException as error:
             if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
                 raise
-            client.poll(0.1)
-    raise BrokerError(f"The topic {topic.topic} could not be deleted.")
+            return False
+        return True
+
+    # a deleted topic's name is free a moment later
+    until(created, 10, f"Deleting the topic {topic.topic}", error=BrokerError)
 
 
 def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
@@ -260,29 +266,24 @@ def read(
     Raises BrokerError when they have not all come within `timeout` seconds.
     """
     ends = end_offsets(bootstrap, topic)
-    missing = sum(ends.values())
-    found: list[tuple[str | None, bytes]] = []
+    total = sum(ends.values())
+    records: list[tuple[str | None, bytes]] = []
     consumer = _consumer(bootstrap)
+
+    def complete() -> bool:
+        for message in consumer.consume(min(10_000, total - len(records)), 0.5):
+            if not message.error() and message.offset() < ends[message.partition()]:
+                key = message.key() and message.key().decode()
+                records.append((key, message.value()))
+        return len(records) == total
+
     try:
         consumer.assign([TopicPartition(topic, partition, 0) for partition in ends])
-        waits = int(timeout / 0.5)
-        while missing > 0 and waits > 0:
-            batch = consumer.consume(min(10_000, missing), 0.5)
-            waits -= not batch
-            for message in batch:
-                if not message.error() and message.offset() < ends[message.partition()]:
-                    found.append(
-                        (message.key() and message.key().decode(), message.value())
-                    )
-                    missing -= 1
+        what = f"The {total} records of {topic}"
+        until(complete, timeout, what, every=0, error=BrokerError)
     finally:
         consumer.close()
-    if missing:
-        raise BrokerError(
-            f"{missing} of {sum(ends.values())} records of {topic} did not come within"
-            f" {timeout} s."
-        )
-    return found
+    return records
 
 
 def _consumer(bootstrap: str) -> Consumer:
@@ -359,16 +360,3 @@ def send(
     for key, value in records:
         sender.send(topic, value, key)
     return sender.flush().get(topic, 0)
-
-
-def wait_until(
-    condition: Callable[[], object], timeout: float, what: str, every: float = 0.05
-) -> None:
-    """Poll `condition` until it is true. Raises BrokerError, saying what was waited
-    for, after `timeout` seconds.
-    """
-    end = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > end:
-            raise BrokerError(f"{what}: not within {timeout:.0f} s.")
-        time.sleep(every)

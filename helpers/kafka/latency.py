@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from confluent_kafka import TopicPartition
 
+from helpers import errors, files
 from helpers.kafka import broker as kafka
 from helpers.kafka import replay
 
@@ -48,9 +49,10 @@ def measure(
     last = time.monotonic()
     while len(seconds_of) < len(rows) and time.monotonic() - last < QUIET_SECONDS:
         for message in consumer.consume(500, 0.02):
-            if message.error():
+            value = message.value()
+            if message.error() or value is None:
                 continue
-            event, last = json.loads(message.value()), time.monotonic()
+            event, last = json.loads(value), time.monotonic()
             seconds_of.setdefault(event["id"], time.time() - event["sent"])
     sending.join()
     consumer.close()
@@ -71,9 +73,12 @@ def _send(broker: str, topic: str, rows: list[dict], rate: int) -> None:
     sender.flush()
 
 
+def main() -> None:
+    broker, source, target, rate, seconds, warm_up, out = sys.argv[1:]
+    result = measure(broker, source, target, int(rate), int(seconds), int(warm_up))
+    with files.atomic(Path(out)) as unfinished:
+        np.save(unfinished, result)
+
+
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    result = measure(*arguments[:3], *map(int, arguments[3:6]))
-    unfinished = Path(arguments[6]).with_suffix(".unfinished.npy")
-    np.save(unfinished, result)
-    unfinished.rename(arguments[6])  # whole or not at all
+    errors.run(main)

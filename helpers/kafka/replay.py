@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from helpers import data, settings
-from helpers.kafka.broker import Sender
+from helpers.kafka.broker import BrokerError, Sender
 
 TINY_STEP = data.TINY_STEP
 DEPARTURE = (
@@ -118,13 +118,13 @@ class Replay:
 
     def wait(self, timeout: float = 600) -> dict[str, int]:
         """Until all is sent; the counts. Raises what went wrong while sending, or
-        TimeoutError.
+        BrokerError when it is not done in time.
         """
         self._thread.join(timeout)
         if self._error:
             raise self._error
         if self.running:
-            raise TimeoutError(f"The replay is not done after {timeout:.0f} s.")
+            raise BrokerError(f"The replay is not done after {timeout:.0f} s.")
         return self.sent
 
     def stop(self) -> None:

@@ -1,6 +1,7 @@
 """Checks of the learners' answers: what is right, what is not yet, and why."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ MISTAKES: list[tuple[Callable[[np.ndarray], np.ndarray], str]] = [
 
 
 def check(
-    name: str, answer: object, expected: object, hint: str = "", tolerance: float = 1e-6
+    name: str, answer: Any, expected: Any, hint: str = "", tolerance: float = 1e-6
 ) -> None:
     """Compare an answer with what is expected and say so in the cell's output.
 
@@ -72,10 +73,10 @@ def check(
             print(progress.summary(lesson))
 
 
-def _problem(answer: object, expected: object, tolerance: float) -> str:
+def _problem(answer: Any, expected: Any, tolerance: float) -> str:
     if answer is None:
         return "the answer is None: does your function return its result?"
-    if isinstance(expected, Callable):
+    if callable(expected):
         if isinstance(answer, float) and np.isnan(answer):
             return (
                 "the answer is NaN, not a number: is there a missing value in what you"
@@ -91,7 +92,7 @@ def _problem(answer: object, expected: object, tolerance: float) -> str:
     return _wrong_value(answer, expected)
 
 
-def _wrong_kind(answer: object, expected: object) -> str:
+def _wrong_kind(answer: Any, expected: Any) -> str:
     """What cannot be taken for a number or an array of numbers."""
     wanted = f"an array of shape {expected.shape}" if np.ndim(expected) else "a number"
     if isinstance(answer, (str, bytes)):
@@ -166,7 +167,7 @@ def _mistake(got: np.ndarray, wanted: np.ndarray) -> str:
     return ""
 
 
-def _wrong_value(answer: object, expected: object) -> str:
+def _wrong_value(answer: Any, expected: Any) -> str:
     kind = next(
         (kind for kind in (str, list, tuple) if isinstance(expected, kind)), object
     )

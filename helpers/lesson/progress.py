@@ -3,13 +3,11 @@ learner copies are right.
 """
 
 import json
-import os
 import re
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from helpers import settings
+from helpers import files, settings
 
 CHECK = re.compile(r"""exercises\.check\(\s*["'](\w+)["']""")
 RIGHT, WRONG = "right", "not yet"
@@ -23,11 +21,14 @@ def lesson() -> str | None:
     notebook a kernel was started for.
     """
     session = _notebook()
-    if session is None or not (settings.NOTEBOOKS / session.name).is_file():
+    if session is None:
+        return None
+    stem = session.stem.removesuffix(".new")  # tools/learner.py lays it beside a copy
+    if not (settings.NOTEBOOKS / f"{stem}.ipynb").is_file():
         return None
     with suppress(OSError):  # a folder that is gone
         if Path.cwd().resolve() == settings.LEARNER.resolve():
-            return session.stem
+            return stem
     return None
 
 
@@ -84,13 +85,7 @@ def mark(lesson: str, exercise: str, right: bool) -> None:
     states = kept.setdefault(lesson, {})
     states[exercise] = RIGHT if right or states.get(exercise) == RIGHT else WRONG
     with suppress(OSError, settings.SettingError):
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=_file().parent, suffix=".json", delete=False
-        ) as new:
-            json.dump(kept, new, indent=1, sort_keys=True)
-        # either the old file or the new one, never a half of it
-        os.replace(new.name, _file())
+        files.write_text(_file(), json.dumps(kept, indent=1, sort_keys=True))
 
 
 def summary(lesson: str) -> str:

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, NoReturn
 from IPython import get_ipython
 from IPython.core.error import UsageError
 
+from helpers.errors import WorkshopError
+
 if TYPE_CHECKING:
     from helpers.mahout.session import Session
 
 MESSAGE_LINES, MESSAGE_WIDTH = 8, 240
+UNANSWERED = "???"  # Scala's own word for what is not written yet
 
 
-class ScalaError(RuntimeError):
+class ScalaError(WorkshopError):
     """A Scala cell did not compile, threw, or was stopped; the message is what Scala
     said.
     """
@@ -76,10 +79,15 @@ def run(session: "Session", names: dict[str, object], line: str, code: str) -> N
     """One cell: `line` holds the options (see OPTIONS), `names` the notebook's
     variables.
 
+    A cell in which a value for Python is still `???` is an unanswered exercise: it is
+    not run, and its values are `...` in Python.
     Raises ScalaError when the cell fails, or when it was expected to fail (-e) and does
     not; UsageError for unknown options and variables.
     """
     options = OPTIONS.parse_args(shlex.split(line))
+    if any(_unanswered(name, code) for name in options.o):
+        names |= dict.fromkeys(options.o, ...)
+        return
     for name in options.i:
         if name not in names:
             raise UsageError(f"%%scala: there is no Python variable {name!r}")
@@ -99,6 +107,11 @@ def run(session: "Session", names: dict[str, object], line: str, code: str) -> N
         _show(said)
     for name in options.o:
         names[name] = session.get(name)
+
+
+def _unanswered(name: str, code: str) -> bool:
+    value = rf"^\s*va[lr]\s+{name}\b[^=\n]*=\s*{re.escape(UNANSWERED)}\s*$"
+    return re.search(value, code, re.MULTILINE) is not None
 
 
 def readable(said: str) -> str:

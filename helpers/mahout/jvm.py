@@ -2,12 +2,12 @@
 the settings of its Spark.
 """
 
-import hashlib
 import os
 import subprocess
 from pathlib import Path
 
-from helpers import settings
+from helpers import files, settings
+from helpers.errors import WorkshopError
 from helpers.java import artefacts, class_archives, jdk
 from helpers.processes.folders import own_folder
 
@@ -40,7 +40,7 @@ log4j.appender.console.layout.ConversionPattern=%d{HH:mm:ss} %p %c{1}: %m%n
 """
 
 
-class MahoutError(RuntimeError):
+class MahoutError(WorkshopError):
     """The JVM did not start, or has ended; the message says why and what to do."""
 
 
@@ -100,25 +100,23 @@ def bridge() -> Path:
     Raises MahoutError when it does not compile.
     """
     sources = sorted((settings.JVM / "mahout" / "workshop").glob("*.scala"))
-    made_from = b"".join(
-        source.read_bytes()
-        for source in [*sources, settings.JVM / "mahout" / "SHA256SUMS"]
-    )
-    jar = folder() / f"bridge-{hashlib.sha256(made_from).hexdigest()[:12]}.jar"
-    if not jar.exists():
-        classpath = os.pathsep.join(map(str, artefacts.jars("mahout")))
-        unfinished = jar.with_name(f"{os.getpid()}-{jar.name}")
-        compiler = [jdk.java(), "-cp", classpath, "scala.tools.nsc.Main", "-nowarn"]
+    made_from = files.sha256(*sources, settings.JVM / "mahout" / "SHA256SUMS")
+    jar = folder() / f"bridge-{made_from[:12]}.jar"
+    if jar.exists():
+        return jar
+    classpath = os.pathsep.join(map(str, artefacts.jars("mahout")))
+    compiler = [str(jdk.java()), "-cp", classpath, "scala.tools.nsc.Main", "-nowarn"]
+    with files.atomic(jar) as unfinished:
         done = subprocess.run(
             [*compiler, "-classpath", classpath, "-d", unfinished, *sources],
             capture_output=True,
             text=True,
+            env=os.environ | jdk.LOCALE,
         )
         if done.returncode or not unfinished.exists():
             raise MahoutError(
                 f"The bridge to Mahout does not compile: {done.stdout}{done.stderr}"
             )
-        unfinished.rename(jar)
     return jar
 
 

@@ -5,23 +5,28 @@ tables in and out.
 import itertools
 import json
 import logging
+import math
 import re
 import secrets
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 
+from helpers.java import jdk
 from helpers.java.gateway import Gateway
 from helpers.mahout import cells as scala_cells
 from helpers.mahout import jvm as mahout_jvm
 from helpers.mahout.cells import ScalaError
 from helpers.mahout.jvm import MahoutError
 from helpers.processes.child import Child, ProcessError
+from helpers.waiting import WaitError, until
 
 # a lost JVM is our error to tell, once
 logging.getLogger("py4j").setLevel(logging.CRITICAL)
@@ -98,18 +103,20 @@ class Session:
             raise MahoutError(
                 "This Mahout session has been stopped: start one with mahout.Session()."
             )
-        limit = limit or self.limit
-        end = time.monotonic() + limit if limit else float("inf")
+        limit = limit or self.limit or math.inf
+
+        def ended() -> object:
+            over = self._call(self._java.ended, 100)  # waits so many milliseconds
+            show(self._call(self._java.output))
+            return over
+
+        def stopped(_: str) -> ScalaError:
+            self._cancel()
+            return ScalaError(f"Stopped after {limit:g} s, the cell's time limit.")
+
         try:
             self._call(self._java.submit, code)
-            while not self._call(self._java.ended, 100):
-                show(self._call(self._java.output))
-                if time.monotonic() > end:
-                    self._cancel()
-                    raise ScalaError(
-                        f"Stopped after {limit:g} s, the cell's time limit."
-                    )
-            show(self._call(self._java.output))
+            until(ended, limit, "The cell", every=0, error=stopped)
             verdict, said = (
                 self._call(self._java.result),
                 self._call(self._java.messages),
@@ -126,10 +133,10 @@ class Session:
                 f"The code is not complete: an open bracket or quote? {said}".strip()
             )
         if verdict != "Success":
-            error = ScalaError(scala_cells.readable(said))
-            if ON_ITS_WAY_OUT.search(str(error)):
-                raise self._ended(error)
-            raise error
+            failure = ScalaError(scala_cells.readable(said))
+            if ON_ITS_WAY_OUT.search(str(failure)):
+                raise self._ended(failure)
+            raise failure
         return said
 
     def put(
@@ -145,9 +152,10 @@ class Session:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
             raise ValueError(f"{name!r} cannot be a name in Scala.")
         file = self._folder / f"{name}-{next(self._serial)}"
+        literal = json.dumps(str(file))
         if isinstance(value, pd.DataFrame):
             value.to_parquet(file, index=False, compression=None, version="1.0")
-            source = f'spark.read.parquet("{file}")'
+            source = f"spark.read.parquet({literal})"
         elif isinstance(value, str):
             source = json.dumps(value)
         elif np.isscalar(value):
@@ -170,7 +178,7 @@ class Session:
                 if kind.startswith("d")
                 else ""
             )
-            source = f'workshop.Bridge.{kind}"{file}", {shape}{split})'
+            source = f"workshop.Bridge.{kind}{literal}, {shape}{split})"
         # a function that is sent to the tasks leaves it behind
         self.scala(f"@transient val {name} = {source}")
 
@@ -179,7 +187,7 @@ class Session:
         DataFrames, the rest as it is.
         """
         file = self._folder / f"out-{next(self._serial)}"
-        self.scala(f'workshop.Bridge.hand({{ {expression} }}, "{file}")')
+        self.scala(f"workshop.Bridge.hand({{ {expression} }}, {json.dumps(str(file))})")
         shelf = self._gateway.jvm.workshop.Shelf
         kind, _, shape = shelf.get("kind").partition(" ")
         if kind == "value":
@@ -213,6 +221,8 @@ class Session:
     @property
     def pid(self) -> int:
         """Process id of the JVM."""
+        if not self._child:
+            raise MahoutError("This Mahout session has been stopped: it has no JVM.")
         return self._child.pid
 
     def stop(self) -> None:
@@ -234,21 +244,20 @@ class Session:
         classpath, began = mahout_jvm.classpath(), time.monotonic()
         self._folder, self._serial = mahout_jvm.session_folder(), itertools.count()
         token = secrets.token_urlsafe(32)
-        self._child = Child(
+        self._child = child = Child(
             mahout_jvm.command(self._folder, self.memory, classpath),
             log=mahout_jvm.folder() / "logs" / f"{self._folder.name}.log",
-            env={"WORKSHOP_TOKEN": token, "SPARK_LOCAL_IP": "127.0.0.1"},
+            env={"WORKSHOP_TOKEN": token, "SPARK_LOCAL_IP": "127.0.0.1", **jdk.LOCALE},
             cwd=self._folder,
             grace=5,
         )
         try:
-            self._child.wait_until(
-                lambda: "gateway port" in self._child.output(),
+            port = child.wait_until(
+                lambda: re.search(r"gateway port (\d+)", child.output()),
                 START_SECONDS,
                 "Mahout's JVM",
             )
-            port = int(re.search(r"gateway port (\d+)", self._child.output()).group(1))
-            self._gateway = Gateway(port, token)
+            self._gateway = Gateway(int(port[1]), token)
             self._java = self._gateway.entry_point
             conf = self._gateway.jvm.java.util.HashMap()
             for key, value in (
@@ -262,7 +271,7 @@ class Session:
                 _said(error)
                 or "its JVM ended before it could say why: try a larger heap"
             )
-            self._child.stop()
+            child.stop()
             self._child = None
             shutil.rmtree(self._folder, ignore_errors=True)
             if isinstance(error, ProcessError | Py4JError | ScalaError | OSError):
@@ -276,7 +285,7 @@ class Session:
             f" {self.memory}"
         )
 
-    def _call(self, method: Callable[..., object], *arguments: object) -> object:
+    def _call(self, method: Callable[..., Any], *arguments: object) -> Any:
         """Call Java from another thread, for a Ctrl-C in the middle of a call would
         break py4j's connection.
         """
@@ -300,10 +309,9 @@ class Session:
         said = _said(error)
         if isinstance(error, Py4JJavaError) and said:
             return MahoutError(said)
-        end = time.monotonic() + 60
-        while self.running and time.monotonic() < end:  # it may still be tidying up
-            time.sleep(0.1)
-        status = self._child.returncode
+        with suppress(WaitError):  # it may still be tidying up
+            until(lambda: not self.running, 60, "The JVM's end")
+        status = self._child and self._child.returncode
         reason = (
             "it ran out of memory"
             if status == OUT_OF_MEMORY

@@ -2,10 +2,10 @@
 workers, watched while they train.
 """
 
+import itertools
 import json
 import re
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ import numpy as np
 from helpers import settings
 from helpers.processes.child import Child, ProcessError
 from helpers.processes.ports import free_port
+from helpers.waiting import until
 
 # Scheduler and server are MXNet itself: imported in that role, it serves until the last
 # worker has ended.
@@ -25,7 +26,7 @@ BEGIN, END = ("TRAINING BEGINS", "TRAINING ENDS")
 EXCEPTION = re.compile(
     r"^Traceback .*?^[\w.]+(Error|Exception)\b", re.DOTALL | re.MULTILINE
 )
-LOOK_SECONDS = 1  # how often the logs are searched for exceptions
+LOOK_EVERY = 20  # turns of waiting, a second: then the logs are searched
 MESSAGE = re.compile(r"(\S+) => (\S+)\. Meta:.*? push=([01]),.* Body:(.*)")
 
 
@@ -48,19 +49,21 @@ class Cluster:
         its log shows an exception, or after `timeout` seconds, all of them are stopped
         and ProcessError says which one failed, with the end of its log.
         """
-        end, look = time.monotonic() + timeout, time.monotonic()
-        while any(worker.running for worker in self.workers):
-            now = time.monotonic()
-            self._check(logs=now > look)
-            look = look if now <= look else now + LOOK_SECONDS
-            if now > end:
-                busy = [name for name, child in self._named() if child.running]
-                self.stop()
-                raise ProcessError(
-                    f"Not finished after {timeout:.0f} s ({', '.join(busy)} still"
-                    " running): stopped."
-                )
-            time.sleep(0.05)
+        turns = itertools.count()
+
+        def ended() -> bool:
+            self._check(logs=next(turns) % LOOK_EVERY == 0)
+            return not any(worker.running for worker in self.workers)
+
+        def late(_: str) -> ProcessError:
+            busy = [name for name, child in self._named() if child.running]
+            self.stop()
+            return ProcessError(
+                f"Not finished after {timeout:.0f} s ({', '.join(busy)} still"
+                " running): stopped."
+            )
+
+        until(ended, timeout, "The workers", error=late)
         self._check(logs=True)
 
     def stop(self) -> None:

@@ -5,14 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from helpers.errors import WorkshopError
+from helpers.waiting import until
+
+T = TypeVar("T")
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
-class ProcessError(RuntimeError):
+class ProcessError(WorkshopError):
     """A child process could not be started, ended by itself, or did not get ready in
     time.
     """
@@ -20,7 +24,7 @@ class ProcessError(RuntimeError):
 
 class Child:
     """A process that ends when this Python ends, however it ends; its output goes to
-    `log`.
+    `log`, or what it writes to stdout to a file of its own, `stdout`.
 
     `command` is run without a shell in a session of its own, so a Ctrl-C in the
     notebook does not reach it. `grace` is how many seconds it gets between SIGTERM and
@@ -34,6 +38,7 @@ class Child:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         grace: float = 10,
+        stdout: Path | None = None,
     ):
         self.log = log
         self.name = Path(str(command[0])).name
@@ -47,6 +52,7 @@ class Child:
                 "-S",
                 SUPERVISOR,
                 log,
+                stdout or log,
                 str(grace),
                 *map(str, command),
             ],
@@ -56,7 +62,10 @@ class Child:
             cwd=cwd,
             start_new_session=True,
         )
-        self.pid = int(self._supervisor.stdout.readline() or 0)
+        assert self._supervisor.stdin
+        assert self._supervisor.stdout
+        self._stdin, self._stdout = self._supervisor.stdin, self._supervisor.stdout
+        self.pid = int(self._stdout.readline() or 0)
         if not self.pid:
             self.stop()
             raise ProcessError(
@@ -80,25 +89,17 @@ class Child:
             text = stream.read().decode(errors="replace")
         return text if characters is None else text[-characters:]
 
-    def wait_until(
-        self, ready: Callable[[], object], timeout: float, what: str
-    ) -> None:
-        """Poll `ready` until it is true. Raises ProcessError when the process ends or
-        `timeout` s have passed.
+    def wait_until(self, ready: Callable[[], T], timeout: float, what: str) -> T:
+        """Poll `ready` until it is true, and return its value. Raises ProcessError when
+        the process ends or `timeout` s have passed.
         """
-        end = time.monotonic() + timeout
-        while not ready():
-            if not self.running:
-                raise ProcessError(
-                    f"{what}: the process ended by itself. The end of its"
-                    f" log:\n{self.output(1500)}"
-                )
-            if time.monotonic() > end:
-                raise ProcessError(
-                    f"{what}: not ready after {timeout:.0f} s. See"
-                    f" {self.log.name}:\n{self.output(1500)}"
-                )
-            time.sleep(0.05)
+
+        def error(message: str) -> ProcessError:
+            return ProcessError(
+                f"{message} The end of {self.log.name}:\n{self.output(1500)}"
+            )
+
+        return until(ready, timeout, what, alive=lambda: self.running, error=error)
 
     def wait(self) -> int:
         """Wait until it ends by itself; its exit status, 128 + signal where a signal
@@ -121,10 +122,10 @@ class Child:
         """End it: SIGTERM, then SIGKILL after the grace period; no error if it has
         ended already.
         """
-        self._supervisor.stdin.close()
+        self._stdin.close()
         try:
             self._supervisor.wait(self._grace + 5)
         except subprocess.TimeoutExpired:
             self._supervisor.kill()
             self._supervisor.wait()
-        self._supervisor.stdout.close()
+        self._stdout.close()

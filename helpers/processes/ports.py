@@ -19,26 +19,26 @@ def free_port(preferred: int | None = None, what: str = "this") -> int:
 
     Raises ProcessError, naming the port, when the preferred one is taken.
     """
-    if preferred is None:
-        candidates = (
-            port
-            for port in random.SystemRandom().sample(PORTS, len(PORTS))
-            if port not in _given
-        )
-        port = next((port for port in candidates if _bindable(port)), None)
-        if port is None:
-            raise ProcessError(
-                f"No port between {PORTS[0]} and {PORTS[-1]} is free: end some programs"
-                " that listen."
-            )
-        _given.add(port)
-        return port
-    if not _bindable(preferred):
+    if preferred is not None:
+        require_free(preferred, what)
+        return preferred
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        if port not in _given and _bindable(port):
+            _given.add(port)
+            return port
+    raise ProcessError(
+        f"No port between {PORTS[0]} and {PORTS[-1]} is free: end some programs that"
+        " listen."
+    )
+
+
+def require_free(port: int, what: str) -> None:
+    """Raises ProcessError, naming the port and `what` needs it, when it is taken."""
+    if not _bindable(port):
         raise ProcessError(
-            f"Port {preferred}, needed for {what}, is taken: end the program that"
-            " listens there, or choose another port."
+            f"Port {port}, needed for {what}, is taken: end the program that listens"
+            " there, or choose another port."
         )
-    return preferred
 
 
 def _bindable(port: int) -> bool:
@@ -51,7 +51,7 @@ def _bindable(port: int) -> bool:
     return True
 
 
-def listening(port: int, host: str = "127.0.0.1") -> bool:
+def listening(host: str, port: int) -> bool:
     """True when something accepts connections there."""
     try:
         socket.create_connection((host, port), timeout=0.5).close()

@@ -1,7 +1,7 @@
 """Runs one command and ends it, with all that it started, as soon as the Python that
 asked for it is gone.
 
-    python supervisor.py LOG GRACE COMMAND...
+    python supervisor.py LOG STDOUT GRACE COMMAND...
 
 Prints the command's process id, then waits. The parent's end is noticed by the closed
 standard input, on Linux and macOS alike, also after `kill -9`. Standard library only:
@@ -18,19 +18,19 @@ import threading
 
 
 def main() -> int:
-    log, grace, command = sys.argv[1], float(sys.argv[2]), sys.argv[3:]
-    parent = os.getppid()
-    with open(log, "ab") as output:
+    log, stdout, seconds, *command = sys.argv[1:]
+    grace, parent = float(seconds), os.getppid()
+    with open(log, "ab") as errors, open(stdout, "ab") as output:
         try:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=errors,
                 start_new_session=True,
             )
         except OSError as error:
-            output.write(f"{error}\n".encode())
+            errors.write(f"{error}\n".encode())
             print(0, flush=True)
             return 127
     for number in (

@@ -12,7 +12,6 @@ import argparse
 import http.client
 import itertools
 import json
-import os
 import select
 import shutil
 import sys
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers import settings
+from helpers import errors, files, settings
 from helpers.processes.child import Child, ProcessError
 from helpers.processes.folders import own_folder
 
@@ -89,13 +88,7 @@ class Running:
         import pandas as pd  # not needed, and slow to import, where the load is made
 
         try:
-            end = time.monotonic() + self._limit
-            while self.child.running and time.monotonic() < end:
-                time.sleep(0.02)
-            if self.child.running or self.child.returncode or not self._out.exists():
-                raise ProcessError(
-                    f"The load did not end well:\n{self.child.output(1500)}"
-                )
+            self.child.wait_until(self._out.exists, self._limit, "The load's result")
             with np.load(self._out) as saved:
                 return pd.DataFrame(
                     {name: saved[name] for name in ("when", "ms", "status")}
@@ -187,11 +180,10 @@ def _client(
 ) -> list:
     """One client's requests until the end: (when, ms, status) of each."""
     address = urllib.parse.urlsplit(url)
+    host = address.hostname or "127.0.0.1"
 
     def connect():
-        return http.client.HTTPConnection(
-            address.hostname, address.port, timeout=ANSWER_SECONDS
-        )
+        return http.client.HTTPConnection(host, address.port, timeout=ANSWER_SECONDS)
 
     connection, done = connect(), []
     while True:
@@ -225,7 +217,7 @@ def _client(
     return done
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m helpers.serving.load", description=__doc__.splitlines()[0]
     )
@@ -266,11 +258,9 @@ def main() -> int:
         if done
         else [np.empty(0)] * 3
     )
-    unfinished = options.out.with_suffix(f".{os.getpid()}.npz")
-    np.savez(unfinished, when=when, ms=ms, status=status)
-    unfinished.replace(options.out)
-    return 0
+    with files.atomic(options.out) as unfinished:
+        np.savez(unfinished, when=when, ms=ms, status=status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

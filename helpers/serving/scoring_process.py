@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 
 from helpers import data, settings
+from helpers.features import CATEGORICAL, NUMERIC, SCHEDULED
 from helpers.processes.child import Child
 from helpers.processes.ports import free_port
-from service.model import CATEGORICAL
 
 READY_SECONDS = 60
 
@@ -102,19 +102,13 @@ def raw_features(frame: pd.DataFrame) -> list[dict]:
     """Raw features of flights (rows of data.features) as the service's API takes them;
     missing ones are left out.
     """
-    numbers = [name for name in data.NUMERIC if name in frame]
-    names = {
-        "hour": int,
-        "weekday": int,
-        "carrier": str,
-        "origin": str,
-    } | dict.fromkeys(numbers, float)
-    rows = frame[list(names)].to_dict("records")
+    kinds = {each.name: each.kind for each in SCHEDULED if each.name in frame}
+    rows = frame[list(kinds)].to_dict("records")
     return [
         {
             name: kind(row[name])
-            for name, kind in names.items()
-            if row[name] == row[name]
+            for name, kind in kinds.items()
+            if row[name] == row[name]  # NaN is not
         }
         for row in rows
     ]
@@ -137,7 +131,7 @@ def encoding(frame: pd.DataFrame) -> dict:
         "levels": levels,
         "medians": {
             name: float(frame.loc[train, name].astype(float).median())
-            for name in data.NUMERIC
+            for name in NUMERIC
         },
         "mean": encoded[train].to_numpy().mean(axis=0).tolist(),
         "scale": encoded[train].to_numpy().std(axis=0).tolist(),

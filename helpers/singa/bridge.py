@@ -13,7 +13,6 @@ import collections.abc
 import contextlib
 import csv
 import ctypes
-import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -29,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import settings
+from helpers import files, settings
 from helpers.errors import EngineUnavailable
 from helpers.singa import shape_checks
 
@@ -97,7 +96,7 @@ def fetch() -> None:
             "--require-hashes",
             *TARGET,
         )
-        command = [
+        command: list[str | Path] = [
             sys.executable,
             "-m",
             "uv",
@@ -172,17 +171,19 @@ def load_sonnx() -> types.ModuleType:
     load()
     if (
         "singa.sonnx" in sys.modules
-        or HOME not in Path(sys.modules["singa"].__file__).parents
+        or HOME not in Path(str(sys.modules["singa"].__file__)).parents
     ):
         return importlib.import_module("singa.sonnx")
     import onnx
 
     # ONNX 1.9 moved its optimizer into a package of its own; without it the model is
     # exported as it is.
-    onnx.optimizer = types.SimpleNamespace(optimize=lambda model: model)
+    vars(onnx)["optimizer"] = types.SimpleNamespace(optimize=lambda model: model)
     sonnx = importlib.import_module("singa.sonnx")
     # collections.Iterable went to collections.abc in Python 3.10.
-    sonnx.collections = types.SimpleNamespace(Iterable=collections.abc.Iterable)
+    vars(sonnx)["collections"] = types.SimpleNamespace(
+        Iterable=collections.abc.Iterable
+    )
     return sonnx
 
 
@@ -199,9 +200,8 @@ def _load_extension(path: Path) -> None:
     by its path.
     """
     loader = importlib.machinery.ExtensionFileLoader("singa._singa_wrap", str(path))
-    module = importlib.util.module_from_spec(
-        importlib.util.spec_from_loader("singa._singa_wrap", loader)
-    )
+    spec = importlib.machinery.ModuleSpec("singa._singa_wrap", loader, origin=str(path))
+    module = importlib.util.module_from_spec(spec)
     sys.modules["singa._singa_wrap"] = sys.modules["_singa_wrap"] = module
     loader.exec_module(module)
 
@@ -274,9 +274,5 @@ def _digests(record: Path) -> list[tuple[str, str]]:
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return (
-            base64.urlsafe_b64encode(hashlib.file_digest(stream, "sha256").digest())
-            .decode()
-            .rstrip("=")
-        )
+    digest = bytes.fromhex(files.sha256(file))
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")

@@ -15,15 +15,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from helpers import settings
+from helpers import files, settings
+from helpers.errors import WorkshopError
 from helpers.processes.child import Child
 from helpers.processes.folders import own_folder
+from helpers.waiting import WaitError, until
 
 TIMEOUT = 60  # seconds that anyone waits for anyone
 GRACE = (
@@ -32,7 +35,7 @@ GRACE = (
 HEADER = struct.Struct("<Q")
 
 
-class PeerError(RuntimeError):
+class PeerError(WorkshopError):
     """A worker has died, failed, or not answered in time."""
 
 
@@ -51,7 +54,9 @@ class Peers:
         self.bytes_sent, self.seconds_waiting = 0, 0.0
         self._timeout, self._folder = timeout, folder
         self._sockets = _connect(rank, size, folder, timeout)
-        self._outboxes = {peer: queue.SimpleQueue() for peer in self._sockets}
+        self._outboxes: dict[int, queue.SimpleQueue] = {
+            peer: queue.SimpleQueue() for peer in self._sockets
+        }
         self._senders = [
             threading.Thread(target=self._deliver, args=(peer,), daemon=True)
             for peer in self._sockets
@@ -97,7 +102,7 @@ class Peers:
             self.send(peer, total)
         return total
 
-    def finish(self, **results: object) -> None:
+    def finish(self, **results: Any) -> None:
         """Leave the results (numbers and arrays) for the notebook, and let the last
         messages out.
         """
@@ -105,9 +110,8 @@ class Peers:
             outbox.put(None)
         for sender in self._senders:
             sender.join(self._timeout)
-        unfinished = self._folder / f"unfinished-{self.rank}.npz"
-        np.savez(unfinished, **results)
-        unfinished.rename(self._folder / f"result-{self.rank}.npz")
+        with files.atomic(self._folder / f"result-{self.rank}.npz") as unfinished:
+            np.savez(unfinished, **results)
 
     def _read(self, sender: int, length: int) -> bytearray:
         data, got = bytearray(length), 0
@@ -151,7 +155,7 @@ def join() -> Peers:
     )
 
 
-def quietly(main: object) -> None:
+def quietly(main: Callable[["Peers"], object]) -> None:
     """Run a worker's main function; a lost peer or a wrong shape ends it with one
     sentence, not a traceback.
     """
@@ -175,14 +179,16 @@ class Group:
         Raises PeerError as soon as one has failed or died (the others are ended), or
         when the time is up.
         """
-        end = time.monotonic() + self._limit
-        while any(worker.running for worker in self.workers):
-            if any(worker.returncode for worker in self.workers):
-                # the others may say what they have noticed
-                end = min(end, time.monotonic() + GRACE)
-            if time.monotonic() > end:
-                break
-            time.sleep(0.02)
+
+        def done() -> bool:
+            return not any(worker.running for worker in self.workers)
+
+        def failed() -> bool:
+            return any(worker.returncode for worker in self.workers)
+
+        until(lambda: done() or failed(), self._limit, "the workers", error=PeerError)
+        with suppress(WaitError):  # the others may say what they have noticed
+            until(done, GRACE, "the others")
         faults = [
             _fault(rank, worker)
             for rank, worker in enumerate(self.workers)
@@ -190,8 +196,6 @@ class Group:
         ]
         if faults:
             raise PeerError("; ".join(faults))
-        if any(worker.running for worker in self.workers):
-            raise PeerError(f"the workers were not done after {self._limit:g} s")
         return [
             dict(np.load(self._folder / f"result-{rank}.npz"))
             for rank in range(len(self.workers))
@@ -241,7 +245,7 @@ def group(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(script: Path, size: int, **arguments: object) -> list[dict[str, np.ndarray]]:
+def run(script: Path, size: int, **arguments: Any) -> list[dict[str, np.ndarray]]:
     """Start a group, wait for it, and return its results; arguments and errors are
     those of `group` and `wait`.
     """
@@ -250,7 +254,7 @@ def run(script: Path, size: int, **arguments: object) -> list[dict[str, np.ndarr
 
 
 def _fault(rank: int, worker: Child) -> str:
-    code = worker.returncode
+    code = worker.returncode or 0
     if code > 128:
         return f"worker {rank} was ended by signal {code - 128}"
     lines = worker.output().strip().splitlines()
@@ -290,13 +294,14 @@ def _connect(
 
 
 def _call(path: Path, deadline: float) -> socket.socket:
+    left = max(deadline - time.monotonic(), 0.01)
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(max(deadline - time.monotonic(), 0.01))
-    while True:
-        try:
-            connection.connect(str(path))
-            return connection
-        except (FileNotFoundError, ConnectionRefusedError):
-            if time.monotonic() > deadline:
-                raise TimeoutError from None
-            time.sleep(0.01)
+    connection.settimeout(left)
+    until(
+        lambda: connection.connect_ex(str(path)) == 0,
+        left,
+        path.name,
+        every=0.01,
+        error=TimeoutError,
+    )
+    return connection

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from types import ModuleType
 
+from helpers.errors import InputError
+
 ELEMENTWISE = (
     "__add__",
     "__sub__",
@@ -25,7 +27,7 @@ FLOAT32 = 0
 INT32 = 2
 
 
-class ShapeError(ValueError):
+class ShapeError(InputError):
     """Shapes, types or labels that SINGA cannot use; raised before it is called."""
 
 

@@ -6,7 +6,6 @@ import json
 import shutil
 import socket
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from helpers import settings
-from helpers.spark.runtime import Manager
+from helpers.spark.runtime import ClusterError, Manager
+from helpers.waiting import until
 
 MANIFESTS = settings.ROOT / "k8s"
 PRESET_IMAGE = "workshop:local"  # as the manifests have it
@@ -30,10 +30,6 @@ CALL_BACK = (
     "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])),"
     " 10).close()"
 )
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot be used as it is; the message says what to do."""
 
 
 @dataclass
@@ -143,8 +139,8 @@ def driver_host() -> str:
     """The address by which Pods reach this machine: WORKSHOP_DRIVER_HOST, else the one
     that faces the cluster.
     """
-    if settings.spark_driver_host():
-        return settings.spark_driver_host()
+    if named := settings.spark_driver_host():
+        return named
     server = urlsplit(_server())
     with socket.socket(
         socket.AF_INET, socket.SOCK_DGRAM
@@ -239,21 +235,16 @@ def _check(cluster: Kubernetes, image: str, host: str) -> None:
         door.listen()
         pod = _probe(image, host, door.getsockname()[1])
         cluster.kubectl("apply", "--filename=-", manifest=json.dumps(pod))
-        end = time.monotonic() + PROBE_SECONDS
-        while (reason := _state(cluster)) not in ("Succeeded", "Failed"):
-            if reason in IMAGE_REASONS:
-                raise ClusterError(
-                    f"The cluster has no image {image} ({reason}): build it, load it"
-                    " into the cluster (docker/README.md) or name another by"
-                    " WORKSHOP_IMAGE."
-                )
-            if time.monotonic() > end:
-                raise ClusterError(
-                    f"A Pod of {image} did not start within {PROBE_SECONDS} s"
-                    f" ({reason})."
-                )
-            time.sleep(0.5)
-        if reason == "Failed":
+        outcome = until(
+            lambda: _outcome(cluster, image),
+            PROBE_SECONDS,
+            f"A Pod of {image}",
+            every=0.5,
+            error=lambda message: ClusterError(
+                f"{message} Its state: {_state(cluster)}."
+            ),
+        )
+        if outcome == "Failed":
             raise ClusterError(
                 f"A Pod could not reach this machine at {host}: set"
                 " WORKSHOP_DRIVER_HOST to an address that Pods reach."
@@ -283,6 +274,17 @@ def _probe(image: str, host: str, port: int) -> dict:
         "metadata": {"name": "probe"},
         "spec": spec,
     }
+
+
+def _outcome(cluster: Kubernetes, image: str) -> str | None:
+    """How the Pod has ended, or None. Raises ClusterError where its image is not."""
+    state = _state(cluster)
+    if state in IMAGE_REASONS:
+        raise ClusterError(
+            f"The cluster has no image {image} ({state}): build it, load it into the"
+            " cluster (docker/README.md) or name another by WORKSHOP_IMAGE."
+        )
+    return state if state in ("Succeeded", "Failed") else None
 
 
 def _state(cluster: Kubernetes) -> str:

@@ -13,6 +13,7 @@ import findspark
 import psutil
 
 from helpers import settings
+from helpers.errors import WorkshopError
 from helpers.java import class_archives, jdk
 
 if settings.spark_home():
@@ -33,6 +34,10 @@ appender.stderr.target = SYSTEM_ERR
 appender.stderr.layout.type = PatternLayout
 appender.stderr.layout.pattern = %d{{HH:mm:ss}} %p %c{{1}}: %m%n
 """
+
+
+class ClusterError(WorkshopError):
+    """A cluster cannot be used as it is; the message says what to do."""
 
 
 @dataclass
@@ -67,7 +72,7 @@ def environment() -> dict[str, str]:
     """Environment of every Spark process: Java 17, this Python, this package, 127.0.0.1
     and nothing else.
     """
-    return {
+    return jdk.LOCALE | {
         "JAVA_HOME": str(jdk.java_home()),
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,

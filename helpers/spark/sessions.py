@@ -5,10 +5,12 @@ import io
 import json
 import os
 import urllib.request
+from typing import Any
 
 import findspark
 
 from helpers import settings
+from helpers.processes.child import ProcessError
 from helpers.spark import runtime
 
 if settings.spark_home():
@@ -29,7 +31,8 @@ def start(
     A session that is still running is stopped first, so that the settings given here
     are the ones in force. `conf` takes Spark's own settings with underscores for dots:
     spark_sql_shuffle_partitions=8. The driver's heap is fixed by the first session of a
-    notebook. Raises JavaError without a Java 17.
+    notebook. Raises JavaError without a Java 17, ProcessError when the JVM does not
+    start.
     """
     os.environ.update(runtime.environment())
     running = SparkSession.getActiveSession()
@@ -37,7 +40,7 @@ def start(
         running.stop()
     given = {key.replace("_", "."): str(value) for key, value in conf.items()}
     wanted = SparkConf(loadDefaults=False).setAll(
-        (runtime.configuration(memory) | given).items()
+        list((runtime.configuration(memory) | given).items())
     )
     wanted.setAppName(name).setMaster(master or settings.spark_master() or "local[2]")
     if SparkContext._gateway is None:
@@ -48,6 +51,12 @@ def start(
         f" {spark.sparkContext.uiWebUrl}"
     )
     return spark
+
+
+def driver_pid(spark: SparkSession) -> int:
+    """Process id of the JVM that a session of this Python drives."""
+    gateway: Any = spark.sparkContext._gateway
+    return gateway.proc.pid
 
 
 def show_plan(frame: DataFrame) -> None:
@@ -94,7 +103,7 @@ def _start_jvm(conf: SparkConf) -> None:
                 conf, popen_kwargs={"stdout": said, "stderr": said}
             )
         except PySparkRuntimeError as error:
-            raise RuntimeError(
+            raise ProcessError(
                 f"Spark's JVM did not start: {log.read_text()[-1000:] or error}"
             ) from None
     SparkContext._ensure_initialized(gateway=gateway)

@@ -72,7 +72,7 @@ def standalone_cluster(
             java = [
                 "-XX:+UseSerialGC",
                 jdk.QUICK_COMPILER,
-                f"-Dlog4j2.configurationFile={log4j}",
+                f"-Dlog4j2.configurationFile={log4j.as_uri()}",
             ]
             java += class_archives.options("spark")
             options = {

@@ -4,7 +4,6 @@ dropped, and their end.
 
 import json
 import re
-import time
 from collections.abc import Callable
 
 import pandas as pd
@@ -12,8 +11,11 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
+from helpers.errors import WorkshopError
+from helpers.waiting import until
 
-class StreamError(RuntimeError):
+
+class StreamError(WorkshopError):
     """A query has failed, or did not get there in time."""
 
 
@@ -30,21 +32,21 @@ def follow(
     StreamError when the query fails or `timeout` seconds have passed; the query goes on
     in that case.
     """
-    seen, end = -1, time.monotonic() + timeout
-    while True:
+    seen = -1
+
+    def followed() -> object:
+        nonlocal seen
         finished = done()
         for batch in query.recentProgress:
             if batch["batchId"] > seen:
                 seen = batch["batchId"]
                 if batch["numInputRows"]:
                     print(_line(batch, rows_out))
-        if not query.isActive and query.exception():
-            raise StreamError(f"The query has failed: {_cause(query.exception())}")
-        if finished:
-            return
-        if time.monotonic() > end:
-            raise StreamError(f"The query is not there after {timeout:.0f} s.")
-        time.sleep(0.05)
+        if not query.isActive and (error := query.exception()):
+            raise StreamError(f"The query has failed: {_cause(error)}")
+        return finished
+
+    until(followed, timeout, "The query", error=StreamError)
 
 
 def finish(query: StreamingQuery, timeout: int = 300) -> pd.DataFrame:

@@ -1,15 +1,16 @@
 """spark-submit: a script run in processes that end with this one."""
 
+import math
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from helpers import settings
-from helpers.processes.child import Child
+from helpers.processes.child import Child, ProcessError
 from helpers.spark import runtime
 from helpers.spark.runtime import Manager
+from helpers.waiting import until
 
 
 def submit(
@@ -26,14 +27,16 @@ def submit(
 
     It runs on `manager`, else on `master`, else where the settings say, else on
     local[2]. `py_files` are Python modules that the script and its workers import;
-    `conf` has Spark's settings, and has the last word. Raises RuntimeError with the end
+    `conf` has Spark's settings, and has the last word. Raises ProcessError with the end
     of its output when it fails.
     """
     manager = manager or Manager(master or settings.spark_master() or "local[2]")
-    given = runtime.configuration(memory) | {
-        "spark.submit.pyFiles": ",".join(map(str, py_files))
+    given = {
+        **runtime.configuration(memory),
+        "spark.submit.pyFiles": ",".join(map(str, py_files)),
+        **manager.conf,
+        **(conf or {}),
     }
-    given |= {**manager.conf, **(conf or {})}
     options = [
         part for key, value in given.items() for part in ("--conf", f"{key}={value}")
     ]
@@ -45,21 +48,20 @@ def submit(
         script,
         *arguments,
     ]
-    with tempfile.TemporaryDirectory(dir=runtime.folder("logs")) as place:
-        printed = Path(place, "stdout")
-        # what it prints apart from what it complains of
-        split = ["/bin/sh", "-c", 'exec "$@" > "$0"', printed]
+    with tempfile.TemporaryDirectory(dir=runtime.folder("logs")) as folder:
+        printed = Path(folder, "stdout")
         child = Child(
-            [*split, *command],
-            log=Path(place, "stderr"),
+            command,
+            log=Path(folder, "stderr"),
             env={**runtime.environment(), **manager.environment},
+            stdout=printed,
         )
         try:
             failed = child.wait()
         finally:
             child.stop()
         if failed:
-            raise RuntimeError(
+            raise ProcessError(
                 f"spark-submit {script.name}"
                 f" failed:\n{(child.output() + printed.read_text())[-2000:]}"
             )
@@ -76,17 +78,20 @@ def submit_and_kill(
     """`submit`, and an executor of the application killed as soon as `begun()` is true;
     what it printed.
 
-    Raises RuntimeError when the application fails, or ends before there was anything to
+    Raises ProcessError when the application fails, or ends before there was anything to
     kill.
     """
     with ThreadPoolExecutor(1) as pool:
         submitted = pool.submit(submit, script, arguments, manager=manager, conf=conf)
-        while not (begun() and manager.executors()) and not submitted.done():
-            time.sleep(0.05)
+        until(
+            lambda: submitted.done() or (begun() and manager.executors()),
+            math.inf,  # the application's end is the latest
+            script.name,
+        )
         victims = [] if submitted.done() else manager.executors()[:1]
         for victim in victims:
             manager.kill(victim)
         printed = submitted.result()
     if not victims:
-        raise RuntimeError(f"{script.name} ended before an executor could be killed.")
+        raise ProcessError(f"{script.name} ended before an executor could be killed.")
     return printed

@@ -5,10 +5,12 @@ start real containers.
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 from py4j.java_gateway import JavaGateway
@@ -18,7 +20,7 @@ from helpers.java import artefacts, class_archives, jdk
 from helpers.java.gateway import gateway
 from helpers.processes.folders import own_folder
 from helpers.spark import runtime
-from helpers.spark.runtime import Manager, executors_below
+from helpers.spark.runtime import ClusterError, Manager, executors_below
 
 DISK_CHECK = "yarn.nodemanager.disk-health-checker"
 CONNECT_MILLISECONDS = 60_000
@@ -65,13 +67,19 @@ def yarn(memory_mb: int = 4096, cores: int = 4, heap: str = "384m") -> Iterator[
     containers; ended with the block.
 
     Containers are processes of this machine and read its files; there is no HDFS.
-    Raises ProcessError when the JVM does not start, JavaError without its artefacts.
+    Raises ProcessError when the JVM does not start, ClusterError when the managers do
+    not find each other, JavaError without its artefacts.
     """
     folder = own_folder(settings.build_dir() / "spark", "yarn")
     conf = folder / "conf"
     conf.mkdir()
     try:
-        with gateway(_java(folder, heap), folder, "yarn") as (opened, child):
+        # The scripts that start containers do not quote their folders, which have no
+        # space or apostrophe when they are reached by this link.
+        with (
+            tempfile.TemporaryDirectory() as plain,
+            gateway(_java(folder, heap, plain), folder, "yarn") as (opened, child),
+        ):
             ui = _start(opened, folder, _settings(memory_mb, cores))
             print(f"YARN, {memory_mb} MB and {cores} cores for containers, UI at {ui}")
             yield Yarn(
@@ -81,7 +89,9 @@ def yarn(memory_mb: int = 4096, cores: int = 4, heap: str = "384m") -> Iterator[
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _java(folder: Path, heap: str) -> list[object]:
+def _java(folder: Path, heap: str, plain: str) -> list[object]:
+    link = Path(plain, "yarn")
+    link.symlink_to(folder)
     log4j = folder / "log4j2.properties"
     log4j.write_text(runtime.logging("warn"))
     loggers = [
@@ -109,13 +119,9 @@ def _java(folder: Path, heap: str) -> list[object]:
         ),
         *(
             f"-Dlog4j2.configurationFile={log4j.as_uri()}",
-            f"-Dtest.build.data={folder / 'data'}",
+            f"-Dtest.build.data={link / 'data'}",
         ),
-        *(
-            f"-Dhadoop.log.dir={folder / 'logs'}",
-            "-cp",
-            os.pathsep.join(map(str, jars)),
-        ),
+        *(f"-Dhadoop.log.dir={link / 'logs'}", "-cp", os.pathsep.join(map(str, jars))),
     ]
 
 
@@ -143,7 +149,7 @@ def _settings(memory_mb: int, cores: int) -> dict[str, str]:
         # handed to that delay at once, for the managers' end waits for it
         "yarn.nodemanager.log.retain-seconds": "0",
         "yarn.nodemanager.env-whitelist": (
-            "JAVA_HOME,PATH,LANG,TZ,HADOOP_CONF_DIR,PYSPARK_PYTHON,SPARK_HOME"
+            "JAVA_HOME,PATH,LC_ALL,TZ,HADOOP_CONF_DIR,PYSPARK_PYTHON,SPARK_HOME"
         ),
         "yarn.application.classpath": os.pathsep.join(map(str, artefacts.jars("yarn"))),
     }
@@ -166,7 +172,7 @@ def _start(opened: JavaGateway, folder: Path, given: dict[str, str]) -> str:
     java.java.lang.Runtime.getRuntime().addShutdownHook(java.java.lang.Thread(hook))
     managers.start()
     if not managers.waitForNodeManagersToConnect(CONNECT_MILLISECONDS):
-        raise TimeoutError(
+        raise ClusterError(
             "YARN's node manager has not found its resource manager within a minute."
         )
     written = java.org.apache.hadoop.conf.Configuration(managers.getConfig())
@@ -185,7 +191,7 @@ def _spark_settings() -> dict[str, str]:
     }
     return {
         # else every job uploads some 400 MB
-        "spark.yarn.jars": f"local:{runtime.home()}/jars/*",
+        "spark.yarn.jars": f"local:{quote(str(runtime.home()))}/jars/*",
         "spark.yarn.am.memory": "384m",
         # YARN would put its proxy's filter before it, of another servlet API
         "spark.ui.enabled": "false",
