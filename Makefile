@@ -32,15 +32,17 @@ slides: setup ## a deck of slides for each lesson, in build/slides
 progress: setup ## which exercises of the learner copies are done
 	@$(VENV)/python -m tools.progress
 
-test: setup ## run all tests but bundle-test, cluster-test and the two clones of faults (about 25 minutes on two cores)
-	@$(VENV)/ruff check . && $(VENV)/ruff format --check .
-	@$(VENV)/python -m pytest $(BESIDE) -m "not bundle and not neighbours"
+lint: setup ## what ruff and mypy say about the code
+	@$(VENV)/ruff check . && $(VENV)/ruff format --check . && $(VENV)/mypy
+
+test: lint ## run all tests but bundle-test, cluster-test and the two clones of faults (about 25 minutes on two cores)
+	@$(VENV)/python -m pytest $(BESIDE) -m "not bundle and not neighbours and not containers"
 
 faults: setup ## kill everything that a lesson starts, three times each at random moments (about an hour)
 	@WORKSHOP_FAULT_REPEATS=$${WORKSHOP_FAULT_REPEATS:-3} WORKSHOP_FAULT_SECONDS=$${WORKSHOP_FAULT_SECONDS:-60} \
 	    $(VENV)/python -m pytest $(BESIDE) -m faults
 
-bundle-test: setup ## install from the bundle with the network switched off (downloads 1 GB of packages the first time)
+bundle-test: lint ## install from the bundle with the network switched off (downloads 1 GB of packages the first time)
 	@$(VENV)/python -m pytest -m bundle
 
 doctor: setup ## check this machine: Python, Java, memory, disk, ports, artefacts, data
@@ -52,8 +54,8 @@ cluster-up: ## the cluster in containers: Spark, Ignite, Kafka and the Lab (GPU=
 cluster-down: ## stop the containers; what they keep stays (VOLUMES=1: it goes too)
 	@"$(PYTHON)" -m tools.compose down $(if $(VOLUMES),--volumes)
 
-cluster-test: setup ## build, start, test and stop the cluster in containers (about ten minutes)
-	@$(VENV)/python -m tools.cluster_test
+cluster-test: lint ## build, start, test and stop the cluster in containers (about ten minutes)
+	@$(VENV)/python -m pytest -v -s -m containers
 
 benchmark: setup ## compare local, Standalone, YARN and Kubernetes (by KUBECONFIG), then deploy the service there (an hour and a quarter)
 	@$(VENV)/python -m benchmark && $(VENV)/python -m benchmark.kill && $(VENV)/python -m benchmark.deploy

@@ -2,13 +2,9 @@
 MathML.
 """
 
-import sys
-from pathlib import Path
-
 from docutils.nodes import SkipNode
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-import mathml
+from tools import mathml
 
 project = "Machine learning with the Apache ecosystem"
 html_title = "ML with the Apache ecosystem"

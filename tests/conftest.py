@@ -6,11 +6,12 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib import metadata
@@ -58,7 +59,8 @@ class Together(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         lesson = re.fullmatch(
-            r"tests/test_(?:lessons|learner|faults)\.py::.*\[(?:\d+-)?(\d\d_\w+)\]", nodeid
+            r"tests/test_(?:lessons|learner|faults)\.py::.*\[(?:\d+-)?(\d\d_\w+)\]",
+            nodeid,
         )
         return lesson[1] if lesson else nodeid.partition("::")[0]
 
@@ -97,6 +99,13 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 def last_try(request: pytest.FixtureRequest) -> bool:
     """Whether this try of a fault is the last one."""
     return request.node.callspec.params["chance"] == FAULT_REPEATS
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """A port on 127.0.0.1 on which somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

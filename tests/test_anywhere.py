@@ -8,13 +8,11 @@ import os
 import re
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 
 import pytest
 import yaml
-from watch import listening, until
+from watch import listening, status, until
 
 from helpers import settings
 from helpers.java import jdk
@@ -104,6 +102,11 @@ def test_a_call_of_nothing_is_noticed():
     ]
 
 
+def test_every_change_is_tested_by_ci_run():
+    test = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    assert {"run": ".ci/run"} in test["jobs"]["test"]["steps"]
+
+
 def test_the_full_run_is_scheduled_and_kept():
     file = ROOT / ".github" / "workflows" / "full.yml"
     # YAML 1.1 reads `on` as true
@@ -125,7 +128,7 @@ def test_workflows_use_the_same_versions(file):
             for key, value in step.get("with", {}).items()
         }
         assert (given["python-version"], given["java-version"]) == (
-            "3.11",
+            ".".join(map(str, doctor.PYTHON)),
             str(jdk.JAVA),
         )
 
@@ -190,24 +193,12 @@ def lab():
         stderr=subprocess.DEVNULL,
     )
     address = f"http://127.0.0.1:{port}"
-    end = time.monotonic() + 60
-    while status(f"{address}/api/status?token=secret") != 200:
-        assert time.monotonic() < end, "the Lab did not start in a minute"
-        assert process.poll() is None, "the Lab has ended"
-        time.sleep(0.3)
-    yield process, address
-    process.terminate()
-    process.wait(20)
-
-
-def status(url):
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return None
+        assert until(lambda: status(f"{address}/api/status?token=secret") == 200, 60)
+        yield process, address
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 @pytest.mark.security
@@ -244,7 +235,6 @@ def test_the_containers_lab_wants_its_token_also_when_none_is_set(
     """
     # what start.py changes is changed back
     monkeypatch.setenv("WORKSHOP_DRIVER_HOST", "")
-    monkeypatch.syspath_prepend(ROOT / "docker")
     from docker import start
 
     (tmp_path / "notes.txt").write_text("mine alone")

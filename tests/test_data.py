@@ -229,36 +229,3 @@ def test_no_room_for_the_matrix_leaves_nothing_behind(tmp_path, monkeypatch):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list((tmp_path / "matrix").iterdir()) == []
-
-
-@pytest.mark.badinput
-@pytest.mark.parametrize(
-    ("name", "value", "read", "words"),
-    [
-        ("WORKSHOP_SCALE", "huge", settings.scale, "use one of tiny, full"),
-        ("WORKSHOP_DEVICE", "tpu", settings.device, "use one of cpu, gpu"),
-        (
-            "WORKSHOP_SPARK_MASTER",
-            "here:7077",
-            settings.spark_master,
-            "is no master URL, as spark://",
-        ),
-        (
-            "WORKSHOP_SERVICE_DRAIN",
-            "61",
-            settings.service_drain,
-            "whole number from 0 to 60",
-        ),
-        (
-            "WORKSHOP_SERVICE_MAX_AGE",
-            "old",
-            settings.service_max_age,
-            "whole number from 1 to 86400",
-        ),
-        ("WORKSHOP_BUILD", __file__, settings.build_dir, "is no folder: name one"),
-    ],
-)
-def test_settings_that_do_not_do(monkeypatch, name, value, read, words):
-    monkeypatch.setenv(name, value)
-    with pytest.raises(settings.SettingError, match=words):
-        read()

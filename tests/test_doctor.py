@@ -2,7 +2,6 @@
 missing.
 """
 
-import socket
 import subprocess
 import sys
 from collections import namedtuple
@@ -114,13 +113,9 @@ def test_each_trouble_is_named_with_its_remedy(
 
 
 @pytest.mark.badinput
-def test_a_taken_port_is_a_warning(monkeypatch, capsys):
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        port = server.getsockname()[1]
-        monkeypatch.setattr(doctor, "PORTS", {port: "the Spark UI"})
-        assert doctor.main() == 0
-        assert line(capsys.readouterr().out, "ports").startswith(
-            f"warning  ports      Port {port}, needed for the Spark"
-        )
+def test_a_taken_port_is_a_warning(monkeypatch, capsys, taken_port):
+    monkeypatch.setattr(doctor, "PORTS", {taken_port: "the Spark UI"})
+    assert doctor.main() == 0
+    assert line(capsys.readouterr().out, "ports").startswith(
+        f"warning  ports      Port {taken_port}, needed for the Spark"
+    )

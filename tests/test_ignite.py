@@ -70,23 +70,6 @@ def test_storable_refuses_what_would_be_spoilt(value, error, words):
         ignite_client.storable(value)
 
 
-def test_settings_read_addresses(monkeypatch):
-    monkeypatch.setenv("WORKSHOP_IGNITE", "one:10800, two:10801")
-    assert settings.ignite() == [("one", 10800), ("two", 10801)]
-    monkeypatch.delenv("WORKSHOP_IGNITE")
-    assert settings.ignite() == []
-
-
-@pytest.mark.parametrize(
-    "wrong", ["one", "one:", ":10800", "one:port", "one:0", "one:99999"]
-)
-@pytest.mark.badinput
-def test_settings_refuse_wrong_addresses(monkeypatch, wrong):
-    monkeypatch.setenv("WORKSHOP_IGNITE", wrong)
-    with pytest.raises(settings.SettingError, match="host:port"):
-        settings.ignite()
-
-
 def test_nodes_listen_where_the_cluster_of_spark_reaches_them(monkeypatch):
     monkeypatch.setenv("WORKSHOP_DRIVER_HOST", "127.0.0.2")
     with (
@@ -130,16 +113,13 @@ def test_too_many_nodes_for_this_machine():
 
 
 @pytest.mark.badinput
-def test_port_taken():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with (
-            nothing_left(),
-            pytest.raises(ProcessError, match=f"Port {port}.*Ignite node 0"),
-        ):
-            ignite.cluster(nodes=1, port=port, local=True).__enter__()
+def test_a_taken_port_is_named(taken_port):
+    with (
+        nothing_left(),
+        pytest.raises(ProcessError, match=f"Port {taken_port}.*Ignite node 0"),
+        ignite.cluster(nodes=1, port=taken_port, local=True),
+    ):
+        pass
 
 
 # ---- with nodes

@@ -4,7 +4,6 @@ explained.
 
 import select
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -138,19 +137,17 @@ def test_a_command_that_does_not_exist(tmp_path):
 
 
 @pytest.mark.badinput
-def test_a_taken_port_is_named():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        port = server.getsockname()[1]
-        assert listening("127.0.0.1", port)
-        with pytest.raises(
-            ProcessError,
-            match=(
-                rf"Port {port}, needed for the Spark master, is taken: end the program"
-            ),
-        ):
-            free_port(port, "the Spark master")
+def test_a_taken_port_is_named(taken_port):
+    assert listening("127.0.0.1", taken_port)
+    with pytest.raises(
+        ProcessError,
+        match=f"Port {taken_port}, needed for the Spark master, is taken: end the",
+    ):
+        free_port(taken_port, "the Spark master")
+
+
+def test_a_preferred_port_is_given_where_nobody_listens():
+    port = free_port()
     assert not listening("127.0.0.1", port)
     assert free_port(port) == port
 

@@ -4,7 +4,6 @@ only, nothing left behind.
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -139,15 +138,15 @@ def test_a_failing_block_ends_the_cluster():
 
 
 @pytest.mark.badinput
-def test_a_taken_port_is_named():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        port = server.getsockname()[1]
-        with pytest.raises(
-            ProcessError, match=f"Port {port}, needed for the Spark master, is taken"
-        ):
-            standalone_cluster(port=port).__enter__()
+def test_a_taken_port_is_named(taken_port):
+    with (
+        pytest.raises(
+            ProcessError,
+            match=f"Port {taken_port}, needed for the Spark master, is taken",
+        ),
+        standalone_cluster(port=taken_port),
+    ):
+        pass
 
 
 @pytest.mark.badinput

@@ -5,6 +5,8 @@ addresses beyond loopback.
 import os
 import re
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,6 +33,17 @@ def until(condition: Callable[[], object], seconds: float = 30) -> bool:
     with suppress(waiting.WaitError):
         return bool(waiting.until(condition, seconds, "The condition"))
     return False
+
+
+def status(url: str) -> int | None:
+    """The HTTP status of a GET, or None where nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=20) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
 
 
 def below(pid: int | None = None) -> list[psutil.Process]:

@@ -1,7 +1,7 @@
 """Start and stop the cluster in containers, and say in one sentence what is in the way.
 Standard library only.
 
-python -m tools.cluster up [--gpu] | down [--volumes]
+python -m tools.compose up [--gpu] | down [--volumes]
 """
 
 import argparse
