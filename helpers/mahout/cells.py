@@ -6,18 +6,31 @@ import argparse
 import re
 import shlex
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable
+from typing import NoReturn, Protocol
 
 from IPython import get_ipython
 from IPython.core.error import UsageError
 
 from helpers.errors import WorkshopError
 
-if TYPE_CHECKING:
-    from helpers.mahout.session import Session
-
 MESSAGE_LINES, MESSAGE_WIDTH = 8, 240
 UNANSWERED = "???"  # Scala's own word for what is not written yet
+
+
+class Interpreter(Protocol):
+    """What a cell needs of a session: helpers.mahout.session.Session has it."""
+
+    def put(self, name: str, value: object) -> None:
+        """Give Scala a value."""
+
+    def run(
+        self, code: str, show: Callable[[str], object], limit: float | None = None
+    ) -> str:
+        """Run Scala, `show` what it prints, return the interpreter's lines."""
+
+    def get(self, expression: str) -> object:
+        """The value of a Scala expression."""
 
 
 class ScalaError(WorkshopError):
@@ -64,7 +77,7 @@ OPTIONS.add_argument(
 OPTIONS.add_argument("-t", type=float, metavar="SECONDS", help="time limit")
 
 
-def use(session: "Session") -> None:
+def use(session: Interpreter) -> None:
     """Let the notebook's %%scala cells run in this session; nothing happens outside
     Jupyter.
     """
@@ -75,7 +88,7 @@ def use(session: "Session") -> None:
         )
 
 
-def run(session: "Session", names: dict[str, object], line: str, code: str) -> None:
+def run(session: Interpreter, names: dict[str, object], line: str, code: str) -> None:
     """One cell: `line` holds the options (see OPTIONS), `names` the notebook's
     variables.
 
