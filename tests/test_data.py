@@ -238,6 +238,12 @@ def test_no_room_for_the_matrix_leaves_nothing_behind(tmp_path, monkeypatch):
             settings.service_max_age,
             "whole number from 1 to 86400",
         ),
+        (
+            "WORKSHOP_CELL_LIMIT",
+            "an hour",
+            lambda: settings.cell_limit(3600),
+            "whole number from 1 to 604800",
+        ),
         ("WORKSHOP_BUILD", __file__, settings.build_dir, "is no folder: name one"),
     ],
 )
