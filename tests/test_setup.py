@@ -281,12 +281,31 @@ def test_an_unknown_scale_stops_a_run(arguments, words):
 
 
 @pytest.mark.badinput
-def test_an_unknown_lesson_is_refused():
+@pytest.mark.parametrize(
+    ("names", "limit", "words"),
+    [
+        (["00", "99_nothing"], "", "No lesson 99_nothing: there are 00_start_here, "),
+        (["00", "1"], "", "No lesson 1: there are 00_start_here, "),
+        (["00"], "soon", "WORKSHOP_CELL_LIMIT: 'soon' is not a whole number"),
+    ],
+)
+def test_bad_input_is_refused_before_any_lesson_runs(names, limit, words):
     done = subprocess.run(
-        [sys.executable, "-m", "tools.lessons", "99_nothing"],
+        [sys.executable, "-m", "tools.lessons", *names],
         cwd=settings.ROOT,
+        env=os.environ | {"WORKSHOP_CELL_LIMIT": limit},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2
-    assert "No lesson 99_nothing: there are 00_start_here" in done.stdout
+    assert done.stdout.startswith(words)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+@pytest.mark.badinput
+def test_make_run_hands_the_names_of_lessons_on():
+    done = make("run", "LESSONS=00 99")
+    assert done.returncode == 2
+    assert "No lesson 99: there are 00_start_here, " in done.stdout
+    assert "at scale" not in done.stdout

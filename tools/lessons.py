@@ -136,15 +136,16 @@ class Run:
         self.lesson, self.title = lesson, title
         self._scale, self._keep = scale, keep
         self._limit = cell_limit(lesson)
-        self.result, self.error = "not run", []
+        self.result = "not run"
+        self.error: list[str] = []
         self.cell, self.seconds, self.memory_mb = 0, 0.0, 0.0
 
     def start(self) -> None:
         """Begin it."""
         context = get_context("spawn")
-        self._news, theirs = context.Pipe(duplex=False)
+        self.messages, theirs = context.Pipe(duplex=False)
         arguments = (self.lesson, self._scale, self._keep, theirs)
-        self._process = context.Process(target=_run_one, args=arguments)
+        self._process = context.Process(target=_run_one, args=arguments, daemon=True)
         self._began = self._cell_began = time.monotonic()
         self._notices = 0
         # A Ctrl-C in the terminal reaches both processes. This one acts on it; the
@@ -155,17 +156,13 @@ class Run:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         theirs.close()
 
-    def fileno(self) -> int:
-        """Where its news come from."""
-        return self._news.fileno()
-
     def read(self) -> None:
-        """Take in the next news: a cell has begun, or the lesson has ended."""
+        """Take in its next message: a cell has begun, or the lesson has ended."""
         try:
-            news = self._news.recv()
+            changes = self.messages.recv()
         except EOFError:
-            news = {"result": "failed", "error": [KILLED]}
-        vars(self).update(news)
+            changes = {"result": "failed", "error": [KILLED]}
+        vars(self).update(changes)
         self._cell_began, self._notices = time.monotonic(), 0
         if self.result != "running":
             self._process.join()
@@ -174,6 +171,8 @@ class Run:
     def watch(self) -> None:
         """Tell the reader of a cell that takes long; end the lesson at the limit."""
         seconds = time.monotonic() - self._cell_began
+        if not self.cell:
+            return
         if seconds > self._limit:
             self.error = [
                 f"it ran for {_time(self._limit)}, the limit for a cell",
@@ -191,11 +190,11 @@ class Run:
     def stop(self, result: str) -> None:
         """End it, with all that it has started."""
         self.result, self.seconds = result, time.monotonic() - self._began
-        with suppress(psutil.NoSuchProcess):
-            started = psutil.Process(self._process.pid).children(recursive=True)
-            self._process.kill()
-            for left in psutil.wait_procs(started, END_SECONDS)[1]:
-                left.kill()
+        with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+            worker = psutil.Process(self._process.pid)
+            kernels, started = worker.children(), worker.children(recursive=True)
+            _kill([worker, *kernels])
+            _kill(psutil.wait_procs(started, END_SECONDS)[1])
         self._process.join()
 
     def report(self) -> str:
@@ -268,7 +267,8 @@ def run(scale: str, names: list[str], keep: bool) -> int:
 
 
 def _run_all(runs: list[Run], scale: str, at_once: int) -> None:
-    coming, running = list(runs), []
+    coming = list(runs)
+    running: list[Run] = []
     while coming or running:
         while coming and len(running) < at_once:
             ok = [one for one in runs if one.result == "ok"]
@@ -281,8 +281,9 @@ def _run_all(runs: list[Run], scale: str, at_once: int) -> None:
             running.append(coming.pop(0))
             print(f"{running[-1].title} at scale {scale}{left} ...", flush=True)
             running[-1].start()
-        for one in wait(running, timeout=1):
-            one.read()
+        pipes = {one.messages: one for one in running}
+        for pipe in wait(pipes, timeout=1):
+            pipes[pipe].read()
         for one in running:
             if one.result == "running":
                 one.watch()
@@ -303,7 +304,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _run_one(lesson: Path, scale: str, keep: bool, news: Connection) -> None:
+def _run_one(lesson: Path, scale: str, keep: bool, pipe: Connection) -> None:
     """Run a lesson in this process, and send what changes of its Run."""
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the parent's to act on
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
@@ -313,11 +314,11 @@ def _run_one(lesson: Path, scale: str, keep: bool, news: Connection) -> None:
 
     from helpers.lesson.metrics import PeakMemory
 
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the news say it
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     copy, memory = _copy(lesson, scale), PeakMemory(every=1)
 
     def send(**changes: object) -> None:
-        news.send({"memory_mb": memory.peak_mb(), **changes})
+        pipe.send({"memory_mb": memory.peak_mb(), **changes})
 
     try:
         execute(lesson, scale, copy, at_cell=lambda number: send(cell=number))
@@ -363,6 +364,12 @@ def time_left(done: list[Path], coming: list[Path], seconds: float, scale: str) 
     elif scale != "full":
         return ""
     return f", about {math.ceil(after / 60)} min left" if after else ""
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _measured() -> dict[str, dict]:
