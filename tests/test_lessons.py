@@ -70,12 +70,24 @@ def test_stored_outputs_are_fit_for_readers(stem):
         == 1
     )
     for cell in code_cells(notebook):
-        assert len(cell.source.splitlines()) <= 30, cell.source
         for output in cell.outputs:
             data = output.get("data", {"text/plain": output.get("text", "")})
             assert not MACHINE_PATHS.search(str(data.get("text/plain"))), data
             if "image/png" in data:
                 assert output.metadata["image/png"]["alt"]
+
+
+@EVERY_LESSON
+def test_code_cells_are_short(stem):
+    """What a page and a Lab cell show without scrolling, also in magic cells, which
+    ruff does not see; a script (%%writefile) may have more lines, a solution some.
+    """
+    for cell in code_cells(read(stem)):
+        lines = cell.source.splitlines()
+        assert max(map(len, lines)) <= 88, cell.source
+        if not cell.source.startswith("%%writefile"):
+            solution = "solution" in cell.metadata.get("tags", [])
+            assert len(lines) <= (30 if solution else 20), cell.source
 
 
 @EVERY_LESSON
