@@ -244,7 +244,7 @@ async def _follow(model_file: ModelFile, measures: Measures) -> None:
         measures.reload_failures.set(model_file.failures)
 
 
-async def _http_problem(_request: object, error: HTTPException) -> JSONResponse:
+async def _http_problem(_request: object, error: Any) -> JSONResponse:
     sentences = {
         404: "There is no such page.",
         405: "This page does not take that method.",

@@ -89,7 +89,7 @@ def run_kafka() -> Iterator[int]:
 
     with kafka.broker(local=True) as broker:
         kafka.create_topics(broker.bootstrap, "rows")
-        yield broker.pid
+        yield broker.pid or 0
 
 
 @contextmanager

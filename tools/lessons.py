@@ -281,8 +281,8 @@ def _run_all(runs: list[Run], scale: str, at_once: int) -> None:
             running.append(coming.pop(0))
             print(f"{running[-1].title} at scale {scale}{left} ...", flush=True)
             running[-1].start()
-        pipes = {one.messages: one for one in running}
-        for pipe in wait(pipes, timeout=1):
+        pipes: dict[object, Run] = {one.messages: one for one in running}
+        for pipe in wait([one.messages for one in running], timeout=1):
             pipes[pipe].read()
         for one in running:
             if one.result == "running":
@@ -298,7 +298,8 @@ def _end_with_parent() -> None:
     """
 
     def watch() -> None:
-        parent_process().join()
+        if parent := parent_process():
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -95,7 +96,7 @@ class Cluster:
         for number, node in self.nodes.items():
             if node.running or not self._killed(number):
                 node.wait_until(
-                    lambda n=number: self._ready(n),
+                    partial(self._ready, number),
                     READY_SECONDS,
                     f"Ignite node {number}{self._heap_note()}",
                 )
@@ -188,14 +189,17 @@ class Cluster:
     def _heap_note(self) -> str:
         return f" (heap {self.heap} MB)"
 
-    def _own(self) -> None:
-        if not self._discovery:
+    def _own(self) -> Path:
+        """The folder of nodes that were started here; ProcessError for others."""
+        if not self._discovery or self.folder is None:
             raise ProcessError(
                 "This cluster is not ours: its nodes are started and ended where it"
                 " runs."
             )
+        return self.folder
 
     def _spawn(self, number: int) -> int:
+        folder = self._own()
         if number in self.alive():
             raise ProcessError(f"Node {number} is running already.")
         if number >= len(self._discovery):
@@ -211,7 +215,7 @@ class Cluster:
         node = recipe.node(
             self.heap,
             name=name,
-            folder=self.folder / name,
+            folder=folder / name,
             host=settings.listen_host(),
             port=port,
             discovery_port=self._discovery[number],
@@ -220,8 +224,8 @@ class Cluster:
         )
         environment = {**node.environment, **self._secrets}
         # Ignite's diagnostics go to where it runs
-        log, cwd = self.folder / f"{name}.log", self.folder
-        self.nodes[number] = Child(node.command, log, environment, cwd)
+        log = folder / f"{name}.log"
+        self.nodes[number] = Child(node.command, log, environment, folder)
         return number
 
     def _start(self, nodes: int) -> None:
@@ -282,7 +286,9 @@ def cluster(
         "authentication": authentication,
         "region": region,
     }
-    options = {key: str(value).lower() for key, value in switches.items()}
+    options: dict[str, object] = {
+        key: str(value).lower() for key, value in switches.items()
+    }
     if tls:
         options["tls"] = folder / "tls"
         password = certificates.make(folder / "tls", settings.listen_host())

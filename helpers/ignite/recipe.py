@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from helpers import settings
 from helpers.java import artefacts, class_archives, jdk
@@ -23,7 +24,7 @@ java.sql/java.sql java.desktop/java.awt.font
 """
 
 
-def java(heap: int, *options: str) -> list[object]:
+def java(heap: int, *options: str) -> list[str]:
     """The beginning of a command that runs a class of Ignite with `heap` MB: Java 17,
     its flags and the class path.
     """
@@ -40,7 +41,7 @@ def java(heap: int, *options: str) -> list[object]:
         *class_archives.options("ignite"),
     ]
     path = os.pathsep.join(map(str, artefacts.jars("ignite")))
-    return [jdk.java(), *memory, *opens, *quiet, *options, "-cp", path]
+    return [str(jdk.java()), *memory, *opens, *quiet, *options, "-cp", path]
 
 
 def properties(
@@ -70,7 +71,7 @@ def properties(
     return [f"-Dworkshop.{key}={value}" for key, value in values.items()]
 
 
-def node(heap: int, **values: object) -> Recipe:
+def node(heap: int, **values: Any) -> Recipe:
     """A server node of `heap` MB; `values` are those of `properties`."""
     main = ("org.apache.ignite.startup.cmdline.CommandLineStartup", CONFIG)
     return Recipe([*java(heap, *properties(**values)), *main], jdk.LOCALE)

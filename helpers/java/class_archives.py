@@ -108,7 +108,7 @@ def dump(engine: str, pid: int) -> None:
     archive.parent.mkdir(parents=True, exist_ok=True)
     unfinished = archive.with_suffix(".part")
     unfinished.unlink(missing_ok=True)
-    command = [
+    command: list[str | Path] = [
         jdk.java_home() / "bin" / "jcmd",
         str(pid),
         "VM.cds",
@@ -152,5 +152,8 @@ def _failed(archive: Path) -> Path:
 def _jars(engine: str) -> list[Path]:
     if engine != "spark":
         return artefacts.jars(engine)
-    home = settings.spark_home() or Path(find_spec("pyspark").origin).parent
+    home = settings.spark_home()
+    if home is None:
+        spec = find_spec("pyspark")  # found, but not imported: that takes a second
+        (home,) = spec.submodule_search_locations or [] if spec else []
     return sorted(Path(home, "jars").glob("*.jar"))

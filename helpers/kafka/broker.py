@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
@@ -25,6 +26,7 @@ from helpers.processes.ports import free_port, require_free
 from helpers.waiting import until
 
 READY_SECONDS = 60
+PROPERTIES = "server.properties"
 
 # librdkafka writes every refused connection to stderr unless it is given a logger
 _quiet = logging.getLogger("workshop.kafka")
@@ -61,13 +63,13 @@ class Broker:
         """Start it, or start it again with the data it had, and wait until it answers.
         Raises ProcessError.
         """
-        self._own()
+        folder = self._own()
         if self._child and self._child.running:
             raise ProcessError("The broker is running already.")
         require_free(int(self.bootstrap.rpartition(":")[2]), "the Kafka broker")
-        broker = recipe.broker(self._properties, self._heap)
-        log, cwd = self._folder / "broker.log", self._folder
-        self._child = Child(broker.command, log, broker.environment, cwd)
+        broker = recipe.broker(folder / PROPERTIES, self._heap)
+        log = folder / "broker.log"
+        self._child = Child(broker.command, log, broker.environment, folder)
         self._child.wait_until(
             lambda: reachable(self.bootstrap, 2), READY_SECONDS, "The Kafka broker"
         )
@@ -81,41 +83,42 @@ class Broker:
     def kill(self) -> None:
         """`kill -9`: the crash of the broker."""
         self._own()
-        self._child.kill()
+        if self._child:
+            self._child.kill()
 
     def memory_mb(self) -> float:
         """Resident memory of its process in MB; 0 for an external broker."""
         return psutil.Process(self.pid).memory_info().rss / 1e6 if self.pid else 0.0
 
-    def _own(self) -> None:
+    def _own(self) -> Path:
+        """The folder of a broker that was started here; ProcessError for another."""
         if self._folder is None:
             raise ProcessError(
                 "This broker is not ours: it is started and ended where it runs."
             )
+        return self._folder
 
     def _format(self) -> None:
         """Write its settings and give its empty folder for events an identity."""
+        folder = self._own()
         host, _, port = self.bootstrap.rpartition(":")
         # below where it runs: Java reads its settings as Latin-1
         data = Path("log")
-        recipe.write_properties(self._properties, data, host, int(port), free_port())
-        step = recipe.format_storage(self._properties, self._heap, recipe.cluster_id())
+        properties = folder / PROPERTIES
+        recipe.write_properties(properties, data, host, int(port), free_port())
+        step = recipe.format_storage(properties, self._heap, recipe.cluster_id())
         done = subprocess.run(
             list(map(str, step.command)),
             capture_output=True,
             text=True,
             env={**os.environ, **step.environment},
-            cwd=self._folder,
+            cwd=folder,
         )
         if done.returncode:
             raise ProcessError(
                 "Kafka could not format its"
                 f" folder:\n{(done.stdout + done.stderr)[-1500:]}"
             )
-
-    @property
-    def _properties(self) -> Path:
-        return self._folder / "server.properties"
 
 
 @contextmanager
@@ -130,8 +133,8 @@ def broker(
     when the external one does not answer within seconds, ProcessError when the port is
     taken or the process ends while starting.
     """
-    if settings.kafka() and not local:
-        external = Broker(settings.kafka())
+    if (named := settings.kafka()) and not local:
+        external = Broker(named)
         require(external.bootstrap)
         yield external
         return
@@ -231,13 +234,13 @@ def read(
     ends = end_offsets(bootstrap, topic)
     total = sum(ends.values())
     records: list[tuple[str | None, bytes]] = []
-    consumer = _consumer(bootstrap)
+    consumer: Any = _consumer(bootstrap)  # typed, its messages may lack everything
 
     def complete() -> bool:
         for message in consumer.consume(min(10_000, total - len(records)), 0.5):
             if not message.error() and message.offset() < ends[message.partition()]:
-                key = message.key() and message.key().decode()
-                records.append((key, message.value()))
+                key = message.key()
+                records.append((key.decode() if key else None, message.value()))
         return len(records) == total
 
     try:
@@ -306,7 +309,7 @@ class Sender:
             )
         return self.sent
 
-    def _delivered(self, error: object, message: object) -> None:
+    def _delivered(self, error: object, message: Any) -> None:
         if error:
             self._failed.append(str(error))
         else:

@@ -168,7 +168,7 @@ def _mistake(got: np.ndarray, wanted: np.ndarray) -> str:
 
 
 def _wrong_value(answer: Any, expected: Any) -> str:
-    kind = next(
+    kind: Any = next(
         (kind for kind in (str, list, tuple) if isinstance(expected, kind)), object
     )
     if not isinstance(answer, kind):

@@ -252,12 +252,12 @@ class Session:
             grace=5,
         )
         try:
-            port = child.wait_until(
-                lambda: re.search(r"gateway port (\d+)", child.output()),
+            ports = child.wait_until(
+                lambda: re.findall(r"gateway port (\d+)", child.output()),
                 START_SECONDS,
                 "Mahout's JVM",
             )
-            self._gateway = Gateway(int(port[1]), token)
+            self._gateway = Gateway(int(ports[0]), token)
             self._java = self._gateway.entry_point
             conf = self._gateway.jvm.java.util.HashMap()
             for key, value in (

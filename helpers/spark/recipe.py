@@ -30,9 +30,9 @@ def worker(
     The files of its applications lie in `folder`, until a week after their end. The
     web UI takes any port without `ui_port`.
     """
-    options = ("--cores", cores, "--memory", memory)
-    options += ("--webui-port", ui_port, "--work-dir", folder)
-    return _daemon("worker.Worker", log4j, "--host", host, *options, url)
+    offer = ("--cores", cores, "--memory", memory)
+    place = ("--host", host, "--webui-port", ui_port, "--work-dir", folder)
+    return _daemon("worker.Worker", log4j, *place, *offer, url)
 
 
 def write_logging(file: Path) -> None:
@@ -48,8 +48,8 @@ def _daemon(name: str, log4j: Path, *arguments: object) -> Recipe:
         "-Dspark.worker.cleanup.enabled=true",
         *class_archives.options("spark"),
     ]
-    command = [runtime.home() / "bin" / "spark-class"]
-    command += [f"org.apache.spark.deploy.{name}", *arguments]
+    launcher = runtime.home() / "bin" / "spark-class"
+    command = [launcher, f"org.apache.spark.deploy.{name}", *arguments]
     environment = {
         "SPARK_DAEMON_MEMORY": HEAP,
         "SPARK_DAEMON_JAVA_OPTS": shlex.join(options),

@@ -5,9 +5,10 @@ settings.
 import contextlib
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import findspark
 import psutil
@@ -52,6 +53,14 @@ class Manager:
     ui: str = ""
     conf: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    def executors(self) -> Sequence[Any]:
+        """The executors that run here, as `kill` takes them; "local" has none."""
+        return []
+
+    def kill(self, executor: Any) -> None:
+        """End an executor as a crash would."""
+        executor.kill()
 
 
 def home() -> Path:

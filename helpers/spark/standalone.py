@@ -58,8 +58,8 @@ def standalone_cluster(
     that one is yielded and nothing is started. Raises ProcessError when the port is
     taken or a process does not get ready.
     """
-    if settings.spark_master():
-        yield Standalone(settings.spark_master(), settings.spark_master_ui())
+    if named := settings.spark_master():
+        yield Standalone(named, settings.spark_master_ui())
         return
     port, ui_port = free_port(port, "the Spark master"), free_port()
     work = runtime.folder("standalone")
@@ -74,14 +74,15 @@ def standalone_cluster(
         log4j = runtime.folder("conf") / "standalone-log4j2.properties"
         recipe.write_logging(log4j)
         cluster = Standalone(f"spark://{HOST}:{port}", f"http://{HOST}:{ui_port}")
-        cluster.master = start(recipe.master(HOST, port, ui_port, log4j), "master")
-        cluster.master.wait_until(
-            lambda: "I have been elected leader" in cluster.master.output(),
+        master = start(recipe.master(HOST, port, ui_port, log4j), "master")
+        cluster.master = master
+        master.wait_until(
+            lambda: "I have been elected leader" in master.output(),
             READY_SECONDS,
             "Spark master",
         )
-        worker = recipe.worker(cluster.url, HOST, cores, memory, work / "work", log4j)
-        cluster.workers += [start(worker, "worker") for _ in range(workers)]
+        daemon = recipe.worker(cluster.url, HOST, cores, memory, work / "work", log4j)
+        cluster.workers += [start(daemon, "worker") for _ in range(workers)]
         for worker in cluster.workers:
             worker.wait_until(
                 lambda: cluster.alive_workers() == workers,
