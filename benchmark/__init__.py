@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from helpers import files
 from helpers.spark import runtime
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,6 +31,5 @@ def described() -> dict[str, object]:
 
 def write(file: Path, found: dict) -> None:
     """Keep what was found as JSON, with its description."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(described() | found, indent=1) + "\n")
+    files.write_text(file, json.dumps(described() | found, indent=1) + "\n")
     print(f"written to {file.name}")

@@ -65,5 +65,5 @@ def test_the_command_refuses_before_anything_is_copied(wanted):
     done = subprocess.run(
         command, cwd=settings.ROOT, capture_output=True, text=True, timeout=60
     )
-    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (2, "", 1)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert set(settings.build_dir().glob("version-*")) == before

@@ -194,7 +194,7 @@ def test_sums_are_what_maven_gives(tmp_path, monkeypatch, capsys):
         (tmp_path / module).mkdir()
         (tmp_path / module / "pom.xml").touch()
     monkeypatch.setattr(settings, "JVM", tmp_path)
-    assert java_sums.main() == 0
+    java_sums.main()
     assert {
         module: (tmp_path / module / "SHA256SUMS").read_text() for module in kept
     } == kept

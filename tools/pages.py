@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 
-from helpers import errors, settings
+from helpers import errors, files, settings
 from tools import learner  # beside this file
 from tools.lessons import notebooks
 
@@ -62,14 +62,18 @@ def stage(source: Path) -> None:
     """
     shutil.rmtree(source, ignore_errors=True)
     for lesson in notebooks():
-        _write(source / "notebooks" / lesson.name, nbformat.writes(page_of(lesson)))
+        files.write_text(
+            source / "notebooks" / lesson.name, nbformat.writes(page_of(lesson))
+        )
         _copy(lesson, source / "downloads" / "notebooks" / lesson.name)
-        _write(source / "downloads" / "learner" / lesson.name, learner.copy(lesson))
+        files.write_text(
+            source / "downloads" / "learner" / lesson.name, learner.copy(lesson)
+        )
     pages = documents()
     for page in pages[1:]:
-        _write(source / page.relative_to(settings.ROOT), linked(page, source))
-    _write(source / "index.md", front(linked(pages[0], source), pages[1:]))
-    _write(source / "docs" / "glossary.md", glossary())
+        files.write_text(source / page.relative_to(settings.ROOT), linked(page, source))
+    files.write_text(source / "index.md", front(linked(pages[0], source), pages[1:]))
+    files.write_text(source / "docs" / "glossary.md", glossary())
 
 
 def linked(page: Path, source: Path) -> str:
@@ -197,11 +201,6 @@ def _prose(lesson: Path) -> str:
     return " ".join(
         " ".join(cell.source.split()) for cell in cells if cell.cell_type == "markdown"
     ).casefold()
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 def _copy(path: Path, target: Path) -> None:

@@ -144,7 +144,8 @@ def _import(file: Path) -> ModuleType:
 
 def main() -> None:
     job = json.loads(sys.argv[1])
-    Path(job["out"]).with_suffix(".json").write_text(json.dumps(compete(job)))
+    measured = compete(job)
+    Path(job["out"]).with_suffix(".json").write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":
