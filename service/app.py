@@ -141,13 +141,13 @@ class Gate:
             self._measures.seconds.labels(path).observe(time.perf_counter() - start)
 
 
-def create_app(config: Config) -> FastAPI:
-    """The application. Raises ModelError when the model file cannot be used."""
-    model_file, store, measures = (
-        ModelFile(config.model),
-        Store(config.addresses),
-        Measures(),
-    )
+def create_app(config: Config, store: Store | None = None) -> FastAPI:
+    """The application; without `store` it reads from Ignite at the config's addresses.
+
+    Raises ModelError when the model file cannot be used.
+    """
+    model_file, measures = ModelFile(config.model), Measures()
+    store = store or Store(config.addresses)
     # threads that stay: each keeps its connection
     workers = ThreadPoolExecutor(config.threads, "worker")
     measures.model.labels(model_file.model.version).set(1)

@@ -119,16 +119,24 @@ def defined(module):
     return names
 
 
+def exists(name):
+    """Whether a dotted name is a package, a module, or what one has at its top."""
+    path = settings.ROOT.joinpath(*name.split("."))
+    module = path.parent.with_suffix(".py")
+    return (
+        path.is_dir()
+        or path.with_suffix(".py").exists()
+        or (module.exists() and path.name in defined(module))
+    )
+
+
 @pytest.mark.parametrize("name", ["ARCHITECTURE.md", "INSTRUCTOR.md"])
 def test_the_files_and_functions_that_a_document_names_exist(name):
     text = (settings.ROOT / name).read_text()
     wrong = []
-    for package, module, attribute in re.findall(
-        r"\b(helpers|service|tools)\.([a-z_]+)(?:\.(\w+))?", text
-    ):
-        file = settings.ROOT / package / f"{module}.py"
-        if not file.exists() or (attribute and attribute not in defined(file)):
-            wrong.append(f"{package}.{module}.{attribute}")
+    for name in re.findall(r"\b(?:helpers|service|tools)(?:\.\w+)+", text):
+        if not exists(name):
+            wrong.append(name)
     folders = "data|docker|docs|helpers|jvm|k8s|tools|service|tests"
     files = re.findall(
         rf"`((?:(?:{folders}|\.devcontainer)/[\w./-]*|[\w-]+\.toml|Makefile))`", text
@@ -146,3 +154,6 @@ def test_the_files_and_functions_that_a_document_names_exist(name):
 def test_a_missing_function_would_be_noticed():
     assert "design_matrix" in defined(settings.ROOT / "helpers" / "data.py")
     assert "no_such_function" not in defined(settings.ROOT / "helpers" / "data.py")
+    names = ("helpers.data", "helpers.kafka.broker.broker", "helpers.spark")
+    assert all(map(exists, names))
+    assert not any(map(exists, ("helpers.kafka.read", "helpers.nothing", "tools.x.y")))
