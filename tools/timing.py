@@ -28,7 +28,7 @@ ROW = re.compile(
 HEADING = re.compile(r"\d+ to read and do, \d+ to run")
 BEGIN, END = "<!-- timing: begin (make timing) -->", "<!-- timing: end -->"
 WORDS_A_MINUTE = 200
-CODE_LINES_A_MINUTE = 20
+CODE_LINES_A_MINUTE = 24  # of at most 88 columns
 MINUTES_AN_EXERCISE = 5
 ROUNDED_UP_TO = 5
 
