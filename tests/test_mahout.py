@@ -343,7 +343,7 @@ def test_sessions_come_one_after_another_and_a_stopped_one_says_so():
 
 CHILD = """
 import os, signal, sys
-from helpers import mahout
+from helpers.mahout import session as mahout
 session = mahout.Session(memory="600m")
 print("jvm", session.pid, flush=True)
 session.scala("while (true) {}")
