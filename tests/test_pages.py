@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
@@ -103,7 +104,7 @@ def test_no_link_is_dead_and_nothing_is_loaded_from_elsewhere(built):
 @pytest.mark.parametrize("stem", STEMS)
 def test_a_page_shows_what_is_stored(built, stem):
     page = soup(built / "site" / "notebooks" / f"{stem}.html")
-    stored = lessons.nbformat.read(settings.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
+    stored = nbformat.read(settings.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
     data = [
         output.metadata
         for cell in stored.cells
@@ -157,7 +158,7 @@ def test_the_glossary_speaks_of_the_lessons_words(built):
 @pytest.mark.parametrize("stem", STEMS)
 def test_a_deck_has_the_lessons_headings_and_no_solution(built, stem):
     page = soup(built / "slides" / f"{stem}.html")
-    stored = lessons.nbformat.read(settings.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
+    stored = nbformat.read(settings.NOTEBOOKS / f"{stem}.ipynb", as_version=4)
     prose = "\n".join(
         cell.source for cell in stored.cells if cell.cell_type == "markdown"
     )
