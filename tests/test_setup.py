@@ -5,6 +5,7 @@ something is wrong.
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -136,11 +137,10 @@ def test_no_python_at_all(python):
     )
 
 
-@pytest.mark.badinput
-@pytest.mark.security
-def test_a_package_that_differs_from_its_checksum_is_not_installed(project, tmp_path):
-    """A wheel that the real pip finds, and a lock that names another one's checksum."""
-    with zipfile.ZipFile(tmp_path / "uv-9.9-py3-none-any.whl", "w") as wheel:
+def write_wheel(folder):
+    """A wheel of a uv 9.9 that holds nothing; its file."""
+    file = folder / "uv-9.9-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as wheel:
         wheel.writestr("uv/__init__.py", "")
         wheel.writestr(
             "uv-9.9.dist-info/METADATA",
@@ -151,6 +151,14 @@ def test_a_package_that_differs_from_its_checksum_is_not_installed(project, tmp_
             "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         wheel.writestr("uv-9.9.dist-info/RECORD", "")
+    return file
+
+
+@pytest.mark.badinput
+@pytest.mark.security
+def test_a_package_that_differs_from_its_checksum_is_not_installed(project, tmp_path):
+    """A wheel that the real pip finds, and a lock that names another one's checksum."""
+    write_wheel(tmp_path)
     (project / "requirements-uv.txt").write_text(
         f"uv==9.9 --hash=sha256:{hashlib.sha256(b'another').hexdigest()}\n"
     )
@@ -214,6 +222,19 @@ def test_a_bundle_without_its_list_of_files(project, text):
         "bundle/SHA256SUMS is missing or damaged: unpack the archive again",
     )
     assert not (project / ".venv").exists()
+
+
+def test_pip_finds_the_bundle_in_a_folder_of_a_hard_name(project):
+    """It installs the bundle's uv, which here is an empty package."""
+    project = project.rename(project.with_name("Jo's Übung"))
+    wheels = project / "bundle" / "wheels"
+    wheels.mkdir(parents=True)
+    digest = hashlib.sha256(write_wheel(wheels).read_bytes()).hexdigest()
+    platform_line = f"# {platform.system()} {platform.machine()}\n"
+    (project / "bundle" / "SHA256SUMS").write_text(platform_line)
+    (project / "requirements-uv.txt").write_text(f"uv==9.9 --hash=sha256:{digest}\n")
+    set_up(project)
+    assert list((project / ".venv").rglob("uv/__init__.py"))
 
 
 @pytest.mark.badinput

@@ -66,7 +66,8 @@ def main():
     import fcntl  # Windows has none
 
     if os.path.isdir(BUNDLE):
-        wheels = os.path.join(BUNDLE, "wheels")
+        # seen from ROOT, where the installers run: pip splits a path at its spaces
+        wheels = os.path.join("bundle", "wheels")
         os.environ.update(
             PIP_NO_INDEX="1",
             PIP_FIND_LINKS=wheels,
