@@ -42,7 +42,7 @@ faults: setup ## kill everything that a lesson starts, three times each at rando
 	@WORKSHOP_FAULT_REPEATS=$${WORKSHOP_FAULT_REPEATS:-3} WORKSHOP_FAULT_SECONDS=$${WORKSHOP_FAULT_SECONDS:-60} \
 	    $(VENV)/python -m pytest $(BESIDE) -m faults
 
-bundle-test: lint ## install from the bundle with the network switched off (downloads 1 GB of packages the first time)
+bundle-test: setup ## install from the bundle with the network switched off (downloads 1 GB of packages the first time)
 	@$(VENV)/python -m pytest -m bundle
 
 doctor: setup ## check this machine: Python, Java, memory, disk, ports, artefacts, data
@@ -54,7 +54,7 @@ cluster-up: ## the cluster in containers: Spark, Ignite, Kafka and the Lab (GPU=
 cluster-down: ## stop the containers; what they keep stays (VOLUMES=1: it goes too)
 	@"$(PYTHON)" -m tools.compose down $(if $(VOLUMES),--volumes)
 
-cluster-test: lint ## build, start, test and stop the cluster in containers (about ten minutes)
+cluster-test: setup ## build, start, test and stop the cluster in containers (about ten minutes)
 	@$(VENV)/python -m pytest -v -s -m containers
 
 benchmark: setup ## compare local, Standalone, YARN and Kubernetes (by KUBECONFIG), then deploy the service there (an hour and a quarter)

@@ -142,12 +142,13 @@ class Gate:
 
 
 def create_app(config: Config, store: Store | None = None) -> FastAPI:
-    """The application; without `store` it reads from Ignite at the config's addresses.
+    """The application on `store`, or on the one at the configuration's addresses.
 
-    Raises ModelError when the model file cannot be used.
+    It closes the store when it ends. Raises ModelError when the model file cannot be
+    used.
     """
     model_file, measures = ModelFile(config.model), Measures()
-    store = store or Store(config.addresses)
+    store = Store(config.addresses) if store is None else store
     # threads that stay: each keeps its connection
     workers = ThreadPoolExecutor(config.threads, "worker")
     measures.model.labels(model_file.model.version).set(1)

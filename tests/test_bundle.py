@@ -28,10 +28,13 @@ os.execvp(sys.argv[1], sys.argv[1:])
 # read.
 SMALL_LESSON = """
 import zipfile
-from helpers import data, jvm, spark
-with spark.session("bundle", memory="1g") as session:
-    print("flights", session.read.parquet(str(data.path("flights"))).count())
-core = [jar for jar in jvm.jars("ignite") if jar.name.startswith("ignite-core")]
+from helpers import data
+from helpers.java import artefacts
+from helpers.spark import sessions
+session = sessions.start("bundle", memory="1g")
+print("flights", session.read.parquet(str(data.path("flights"))).count())
+sessions.shutdown()
+core = [jar for jar in artefacts.jars("ignite") if jar.name.startswith("ignite-core")]
 print("ignite", len(core), "org/apache/ignite/Ignition.class" in zipfile.ZipFile(core[0]).namelist())
 """
 

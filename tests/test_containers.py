@@ -1,21 +1,23 @@
 """The containers' files keep their promises, and `make cluster-up` says in a sentence
 what is in the way.
 
-The running cluster is tested by tools/cluster_test.py (`make cluster-test`), where
-there is a container engine.
+The running cluster is tested by tests/test_cluster.py (`make cluster-test`), where
+there is a container engine; here its helper meets a pretended one.
 """
 
 import json
 import os
 import re
 import shutil
-import socket
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import compose_cluster
 import pytest
 import yaml
+from watch import until
 
 from docker import health, start
 from helpers import settings
@@ -249,7 +251,7 @@ def test_the_image_can_be_built_by_old_builders_and_does_not_run_as_root():
     assert [name for name, _ in instructions][-3:] == ["USER", "ENTRYPOINT", "CMD"]
     assert [name for name, _ in instructions][:2] == ["ARG", "FROM"]
     assert instructions[0][1].startswith("BASE_IMAGE=")
-    assert "name:" not in COMPOSE
+    assert "name" not in COMPOSE
     assert "version" not in COMPOSE
 
 
@@ -368,16 +370,17 @@ def cluster_up(*options, **environment):
     return done.returncode, done.stderr.strip()
 
 
-def pretended(folder, compose="2.29.1", **engine):
-    """A PATH whose `docker` describes an engine that cannot be had here; it can do
-    nothing else.
+def pretended(folder, compose="2.29.1", cases="", **engine):
+    """A PATH whose `docker` describes an engine that cannot be had here; `cases` are
+    what else it can do, in the shell's words.
     """
     folder.mkdir(exist_ok=True)
     (folder / "info").write_text(json.dumps(ENGINE | engine))
     program = folder / "docker"
     program.write_text(
-        f'#!/bin/sh\ncase "$1 $2" in\n"compose version") echo {compose} ;;\n"info'
-        f' --format") /bin/cat {folder}/info ;;\n"compose ps") ;;\n*) exit 1 ;;\nesac\n'
+        f'#!/bin/sh\ncase "$*" in\n"compose version"*) echo {compose} ;;\n"info'
+        f' --format"*) /bin/cat {folder}/info ;;\n"compose ps"*) ;;\n{cases}\n'
+        "*) exit 1 ;;\nesac\n"
     )
     program.chmod(0o755)
     return str(folder)
@@ -445,15 +448,11 @@ def test_no_gpu(tmp_path):
 
 @pytest.mark.parametrize("name", compose.PORTS)
 @pytest.mark.badinput
-def test_port_taken(tmp_path, name):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-        free = {other: "0" for other in compose.PORTS if other != name}
-        says(
-            f"Port {port}",
-            name,
-            result=cluster_up(PATH=pretended(tmp_path), **free, **{name: port}),
-        )
+def test_a_taken_port_is_named(tmp_path, name, taken_port):
+    ports = dict.fromkeys(compose.PORTS, "0") | {name: str(taken_port)}
+    says(
+        f"Port {taken_port}", name, result=cluster_up(PATH=pretended(tmp_path), **ports)
+    )
 
 
 @pytest.mark.badinput
@@ -475,3 +474,130 @@ def test_a_port_that_is_none(tmp_path, wrong):
         "65535",
         result=cluster_up(PATH=pretended(tmp_path), LAB_PORT=wrong),
     )
+
+
+# --- what tests/test_cluster.py is made of, with an engine that is pretended
+
+
+def test_warnings_of_services_are_counted_without_times_and_numbers():
+    logs = {
+        "kafka": "kafka_1 | [2026-11-25 10:00:01,5] WARN took 5000 ms.\nkafka_1 | INFO x",
+        "spark-worker-1": "w1 | 26/11/25 10:00:01 WARN NativeCodeLoader: none",
+        "spark-worker-2": "w2 | 26/11/25 10:00:09 WARN NativeCodeLoader: none",
+        "lab": "lab | [W 2026-11-25 10:00:00.1 ServerApp] odd\nlab | 0 WARNINGS",
+    }
+    assert compose_cluster.warnings(logs) == {
+        "kafka: # # WARN took # ms.",
+        "spark-worker: # # WARN NativeCodeLoader: none",
+        "lab: [W # # ServerApp] odd",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0B", 0), ("512KiB", 0.5), ("96.5MiB", 96.5), ("1.5GiB", 1536)],
+)
+def test_memory_is_read_as_the_engine_prints_it(text, expected):
+    assert compose_cluster.megabytes(text) == expected
+
+
+def with_docker(folder, cases):
+    """PATH with a pretended `docker` first."""
+    return f"{pretended(folder / 'bin', cases=cases)}{os.pathsep}{os.environ['PATH']}"
+
+
+ON_PROJECT = f"compose --project-name {compose_cluster.PROJECT}"
+
+
+@pytest.fixture
+def worker(monkeypatch, tmp_path):
+    """A cluster whose worker-2 is a file: there it runs, without it it is killed."""
+    alive = tmp_path / "alive"
+    labels = {"com.docker.compose.service": "worker-2"}
+    state = {"Running": True, "Health": {"Status": "healthy"}}
+    (tmp_path / "inspect").write_text(
+        json.dumps([{"State": state, "Config": {"Labels": labels}}])
+    )
+    cases = f"""
+"{ON_PROJECT} exec -T lab python -") exec {sys.executable} - {alive} ;;
+"{ON_PROJECT} ps -a -q"*) echo c2 ;;
+"{ON_PROJECT} up -d --no-recreate worker-2") touch {alive} ;;
+"kill --signal KILL c2") rm {alive} ;;
+"inspect c2") cat {tmp_path}/inspect ;;
+"""
+    monkeypatch.setenv("PATH", with_docker(tmp_path, cases))
+    monkeypatch.setattr(compose_cluster, "JOBS", tmp_path)
+    alive.touch()
+    yield compose_cluster.ComposeCluster(["docker", "compose"], tmp_path / "logs")
+    assert alive.exists()
+
+
+JOB = """
+import json, os, sys, time
+end = time.monotonic() + 60
+print("a word of Spark", flush=True)
+for number in range(1_000_000):
+    print(json.dumps({"number": number, "alive": os.path.exists(sys.argv[1])}), flush=True)
+    if not os.path.exists(sys.argv[1]) or time.monotonic() > end:
+        break
+    time.sleep(0.01)
+"""
+
+
+def test_a_service_is_killed_under_a_job_and_started_again(worker, tmp_path, capsys):
+    (tmp_path / "job.py").write_text(JOB)
+    lines = worker.job_with_kill("job.py", lambda line: line["number"] > 3, "worker-2")
+    assert [line["alive"] for line in (lines[0], lines[4], lines[-1])] == [1, 1, 0]
+    assert "worker-2 again: 0 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ("print('{}')", "job.py never got as far as the kill"),
+        ("print('{}'); raise SystemExit('no answer')", r"job.py:\nno answer"),
+    ],
+)
+def test_a_job_that_fails_says_why(worker, tmp_path, job, message):
+    (tmp_path / "job.py").write_text(job)
+    with pytest.raises(AssertionError, match=message):
+        worker.job_with_kill("job.py", lambda line: False, "worker-2")
+
+
+def cluster_test(path):
+    """`make cluster-test` by another Python, with this PATH."""
+    options = ("-q", "-rs", "-x", "-m", "containers", "-p", "no:cacheprovider")
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytest", *options, "tests/test_cluster.py"],
+        cwd=settings.ROOT,
+        env=os.environ | {"PATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_without_an_engine_the_running_cluster_is_skipped_with_a_sentence(tmp_path):
+    process = cluster_test(str(tmp_path))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "No container engine is installed: install Docker Desktop" in output
+    assert re.search(r"^\d+ skipped", output, flags=re.M)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_cluster_that_does_not_start_is_removed(tmp_path, stopped):
+    """The build fails, or somebody ends the tests while it lasts."""
+    building, removed = tmp_path / "building", tmp_path / "removed"
+    end = "exec sleep 300" if stopped else "echo no disk; exit 1"
+    cases = f"""
+"{ON_PROJECT} build lab") touch {building}; {end} ;;
+"{ON_PROJECT} down --volumes") touch {removed} ;;
+"""
+    process = cluster_test(with_docker(tmp_path, cases))
+    if stopped:
+        assert until(building.exists, 120)
+        process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == (2 if stopped else 1), output
+    assert ("KeyboardInterrupt" if stopped else "no disk") in output
+    assert removed.exists()

@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
@@ -28,8 +29,9 @@ from helpers.errors import InputError
 from helpers.ignite import nodes as ignite
 from helpers.processes.child import ProcessError
 from helpers.processes.ports import free_port
-from helpers.serving import load, scoring_process
+from helpers.serving import scoring_process
 from service import __main__ as start
+from service import app as application
 from service import model as models
 from service import schema
 from service.app import MAX_BODY, Config, create_app
@@ -74,12 +76,26 @@ def model_file(content, tmp_path):
     return tmp_path / "model.json"
 
 
+@contextmanager
+def served(app):
+    """The application on a real socket, in a thread of this process."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield scoring_process.Service(listener.getsockname()[1], child=None)
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
 @pytest.fixture(scope="module")
 def alone(content, tmp_path_factory):
     """A service without a store."""
     file = tmp_path_factory.mktemp("alone") / "model.json"
     models.save(content, file)
-    with scoring_process.running(file) as running:
+    with served(create_app(Config(file))) as running:
         yield running
 
 
@@ -224,7 +240,8 @@ def test_a_taken_port_is_named(model_file):
 
 
 def test_it_starts_and_answers_while_no_node_of_the_store_listens(content, model_file):
-    with scoring_process.running(model_file, [("127.0.0.1", free_port())]) as running:
+    app = create_app(Config(model_file, (("127.0.0.1", free_port()),)))
+    with served(app) as running:
         assert running.ask("/health/ready")[1]["store"] == "down"
         assert running.ask("/predict", BY_FEATURES)[0] == 200
         assert running.ask("/predict", {"flights": [{"id": 1}]})[0] == 503
@@ -393,30 +410,18 @@ def test_a_body_without_end_is_not_read_to_its_end(alone, announced):
 @pytest.mark.security
 @pytest.mark.parametrize("sent", [b"", b'{"flights"'], ids=["nothing", "half"])
 def test_a_body_that_does_not_come_is_not_waited_for(model_file, sent):
-    """The application on a real socket, with less patience than it has."""
-    app = create_app(Config(model_file, patience=0.3))
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            with socket.create_connection(listener.getsockname(), timeout=20) as client:
-                client.sendall(
-                    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
-                    + sent
-                )
-                # to the end: it hangs up
-                answer = b"".join(iter(lambda: client.recv(65536), b""))
-        finally:
-            server.should_exit = True
-            thread.join(20)
+    """With less patience than it has."""
+    with (
+        served(create_app(Config(model_file, patience=0.3))) as running,
+        socket.create_connection(("127.0.0.1", running.port), timeout=20) as client,
+    ):
+        client.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + sent
+        )
+        # to the end: it hangs up
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 408")
     assert b'{"error":"The body did not come within 0.3 s: send it again."}' in answer
-
-
-@pytest.mark.security
-def test_it_listens_on_loopback_only(alone):
-    assert {address[0] for address, _ in listening(alone.child.pid)} == {"127.0.0.1"}
 
 
 @pytest.mark.security
@@ -462,8 +467,11 @@ def test_metrics_count_what_was_asked(alone):
 # ---- a new model, the end
 
 
-def test_a_new_model_is_taken_over_and_a_bad_one_is_not(content, model_file):
-    with scoring_process.running(model_file) as running:
+def test_a_new_model_is_taken_over_and_a_bad_one_is_not(
+    content, model_file, monkeypatch
+):
+    monkeypatch.setattr(application, "LOOK_AGAIN", 0.05)
+    with served(create_app(Config(model_file))) as running:
         first = running.ask("/predict", BY_FEATURES)[1]
         other = content["models"] | {
             "scheduled": content["models"]["scheduled"] | {"intercept": 2.0}
@@ -537,18 +545,33 @@ def test_sigterm_lets_open_requests_finish(model_file):
 def test_a_service_killed_under_load_comes_back_at_its_port_with_the_same_answers(
     model_file, chance
 ):
-    with scoring_process.running(model_file) as first:
-        wanted = first.ask("/predict", BY_FEATURES)
-        asking = load.start(
-            f"{first.url}/predict", [BY_FEATURES], clients=2, seconds=10
-        )
-        time.sleep(chance.uniform(0, 1.5))  # the moment itself
-        first.child.kill()
-        with scoring_process.running(model_file, port=first.port) as second:
-            assert second.ask("/predict", BY_FEATURES) == wanted
-            requests = asking.result()
-    assert set(requests["status"]) == {0, 200}  # an answer is right or there is none
-    assert set(requests["status"].tail(2)) == {200}
+    answers, ended = [], threading.Event()
+
+    def ask_on(service):
+        while not ended.is_set():
+            try:
+                answers.append(service.ask("/predict", BY_FEATURES))
+            except (OSError, http.client.HTTPException):
+                answers.append(None)  # nobody there
+                ended.wait(0.01)
+
+    with ThreadPoolExecutor(2) as clients, scoring_process.running(model_file) as first:
+        right = first.ask("/predict", BY_FEATURES)
+        asking = [clients.submit(ask_on, first) for _ in range(2)]
+        try:
+            time.sleep(chance.uniform(0, 1.5))  # the moment itself
+            first.child.kill()
+            with scoring_process.running(model_file, port=first.port):
+                before = len(answers)
+                assert until(lambda: len(answers) > before + 20)
+                ended.set()
+                for client in asking:
+                    client.result()
+        finally:
+            ended.set()
+    # an answer is right or there is none
+    assert [answer for answer in answers if answer not in (None, right)] == []
+    assert answers[-10:] == [right] * 10
 
 
 def accepts(port):
@@ -562,68 +585,110 @@ def accepts(port):
 # ---- with a store
 
 
-class Stored:
-    """One node with the features of the test flights, and a service on it."""
+class Remembered:
+    """What service.store.Store promises, out of dicts."""
 
-    def __init__(self, cluster, clients, running, matrix, content):
-        self.cluster, self.clients, self.running, self.matrix = (
-            cluster,
-            clients,
-            running,
-            matrix,
-        )
+    def __init__(self):
+        self.caches = defaultdict(dict)
+
+    def read(self, cache, keys):
+        held = self.caches[cache]
+        return {key: held[key] for key in keys if key in held}
+
+    def up(self):
+        return True
+
+    def close(self):
+        pass
+
+    def write(self, cache, values):
+        self.caches[cache].update(values)
+
+    def clear(self, cache):
+        self.caches[cache].clear()
+
+
+class Nodes:
+    """The same writing side, into Ignite."""
+
+    def __init__(self, clients):
+        self._clients = clients
+
+    def write(self, cache, values):
+        self._clients.get().get_or_create_cache(cache).put_all(values)
+
+    def clear(self, cache):
+        self._clients.get().get_or_create_cache(cache).clear()
+
+
+class Stored:
+    """A store with the features of the test flights, and a service on it."""
+
+    def __init__(self, store, running, matrix, content):
+        self.store, self.running, self.matrix = store, running, matrix
         self.model = models.Model(content)
         self.ids = matrix.id_test[:200].tolist()
+        self.fill()
 
     def fill(self):
-        client = self.clients.get()
-        cache = client.get_or_create_cache(self.model.features_cache)
-        cache.put_all(
-            {
-                key: x.tobytes()
-                for key, x in zip(self.ids, self.matrix.X_test, strict=False)
-            }
+        rows = zip(self.ids, self.matrix.X_test, strict=False)
+        self.store.write(
+            self.model.features_cache, {key: x.tobytes() for key, x in rows}
         )
         for name in ("live_airports", "live_flights"):
-            client.get_or_create_cache(name).clear()
+            self.store.clear(name)
 
     def live(self, name, content):
-        self.clients.get().get_cache(name).put_all(content)
+        self.store.write(name, content)
 
 
 @pytest.fixture(scope="module")
 def stored(content, matrix, tmp_path_factory):
+    """On dicts."""
     file = tmp_path_factory.mktemp("stored") / "model.json"
     models.save(content, file)
-    with ExitStack() as stack:
-        cluster = stack.enter_context(
-            ignite.cluster(nodes=1, heap=160, local=True, name="service")
-        )
-        clients = stack.enter_context(cluster.clients())
-        running = stack.enter_context(
-            scoring_process.running(
-                file, cluster.addresses, WORKSHOP_SERVICE_MAX_AGE=900
-            )
-        )
-        made = Stored(cluster, clients, running, matrix, content)
-        made.fill()
+    store = Remembered()
+    with served(create_app(Config(file, max_age=900), store)) as running:
+        yield Stored(store, running, matrix, content)
+
+
+@pytest.fixture(scope="module")
+def on_ignite(content, matrix, tmp_path_factory):
+    """On one node of Ignite, the service in a process of its own."""
+    file = tmp_path_factory.mktemp("on_ignite") / "model.json"
+    models.save(content, file)
+    with (
+        ignite.cluster(nodes=1, heap=160, local=True, name="service") as cluster,
+        cluster.clients() as clients,
+        scoring_process.running(
+            file, cluster.addresses, WORKSHOP_SERVICE_MAX_AGE=900
+        ) as running,
+    ):
+        made = Stored(Nodes(clients), running, matrix, content)
+        made.cluster, made.clients = cluster, clients
         yield made
 
 
-@pytest.mark.ignite
-def test_ids_are_scored_from_the_store(stored, content):
-    asked = stored.ids[::-1] + stored.ids[:3]  # any order, and some twice
-    status, answer = stored.running.ask(
+@pytest.fixture(params=["stored", pytest.param("on_ignite", marks=pytest.mark.ignite)])
+def either(request):
+    """Each store in turn: what the dicts answer is what Ignite answers."""
+    made = request.getfixturevalue(request.param)
+    yield made
+    made.fill()
+
+
+def test_ids_are_scored_from_the_store(either, content):
+    asked = either.ids[::-1] + either.ids[:3]  # any order, and some twice
+    status, answer = either.running.ask(
         "/predict", {"flights": [{"id": key} for key in asked]}
     )
-    X = stored.matrix.X_test[:200]
+    X = either.matrix.X_test[:200]
     assert status == 200
     assert [each["id"] for each in answer["predictions"]] == asked
     by_hand = expected(content, "scheduled", np.vstack([X[::-1], X[:3]]))
     assert np.abs(probabilities(answer) - by_hand).max() < 1e-12
 
 
-@pytest.mark.ignite
 @pytest.mark.badinput
 def test_unknown_flights_are_named(stored):
     body = {
@@ -641,15 +706,14 @@ def test_unknown_flights_are_named(stored):
     ]
 
 
-@pytest.mark.ignite
-def test_live_features_are_used_while_they_are_fresh(stored, content):
-    key, X = stored.ids[0], stored.matrix.X_test[:1]
-    origin = stored.model.origins(X)[0]
+def test_live_features_are_used_while_they_are_fresh(either, content):
+    key, X = either.ids[0], either.matrix.X_test[:1]
+    origin = either.model.origins(X)[0]
     when = 1_386_288_000.0
-    stored.live("live_airports", {origin: np.array([when, 25.0]).tobytes()})
+    either.live("live_airports", {origin: np.array([when, 25.0]).tobytes()})
 
     def ask(at, **more):
-        return stored.running.ask(
+        return either.running.ask(
             "/predict", {"flights": [{"id": key}], "at": at} | more
         )
 
@@ -672,7 +736,7 @@ def test_live_features_are_used_while_they_are_fresh(stored, content):
         409,
         True,
     )
-    stored.live("live_flights", {key: np.float64(40.0).tobytes()})
+    either.live("live_flights", {key: np.float64(40.0).tobytes()})
     _, answer = ask(fresh)
     assert answer["predictions"][0]["live"] == ["airport_delay", "dep_delay"]
     assert (
@@ -681,33 +745,38 @@ def test_live_features_are_used_while_they_are_fresh(stored, content):
         ).max()
         < 1e-12
     )
-    stored.fill()
+    either.fill()
     status, answer = ask(fresh, live="required")
     assert (status, "is not in the store" in answer["error"]) == (409, True)
 
 
-@pytest.mark.ignite
 @pytest.mark.parametrize(
     "value", [b"", b"123", np.array([np.nan, 1.0]).tobytes(), "text", 7]
 )
 @pytest.mark.badinput
-def test_damaged_live_features_count_as_unknown(stored, value):
-    stored.live("live_airports", dict.fromkeys(("EWR", "JFK", "LGA"), value))
-    stored.live("live_flights", {stored.ids[0]: value})
-    status, answer = stored.running.ask(
-        "/predict", {"flights": [{"id": stored.ids[0]}]}
+def test_damaged_live_features_count_as_unknown(either, value):
+    either.live("live_airports", dict.fromkeys(("EWR", "JFK", "LGA"), value))
+    either.live("live_flights", {either.ids[0]: value})
+    status, answer = either.running.ask(
+        "/predict", {"flights": [{"id": either.ids[0]}]}
     )
     assert (status, answer["predictions"][0]["model"]) == (200, "scheduled")
-    stored.fill()
 
 
 @pytest.mark.ignite
-def test_answers_of_many_clients_are_not_mixed_up(stored, content):
-    right = expected(content, "scheduled", stored.matrix.X_test[:200])
+@pytest.mark.security
+def test_it_listens_on_loopback_only(on_ignite):
+    pid = on_ignite.running.child.pid
+    assert {address[0] for address, _ in listening(pid)} == {"127.0.0.1"}
+
+
+@pytest.mark.ignite
+def test_answers_of_many_clients_are_not_mixed_up(on_ignite, content):
+    right = expected(content, "scheduled", on_ignite.matrix.X_test[:200])
 
     def ask(number):
-        _, answer = stored.running.ask(
-            "/predict", {"flights": [{"id": stored.ids[number]}]}
+        _, answer = on_ignite.running.ask(
+            "/predict", {"flights": [{"id": on_ignite.ids[number]}]}
         )
         return abs(answer["predictions"][0]["probability"] - right[number])
 
@@ -782,14 +851,12 @@ def never_our_fault(running, body):
         assert all(0 <= each["probability"] <= 1 for each in answer["predictions"])
 
 
-@pytest.mark.ignite
 @fuzz
 @given(REQUESTS)
 def test_no_body_that_fits_the_schema_breaks_it(stored, body):
     never_our_fault(stored.running, body)
 
 
-@pytest.mark.ignite
 @fuzz
 @given(
     REQUESTS,
@@ -812,14 +879,12 @@ def test_no_body_with_one_wrong_value_breaks_it(stored, body, where, value):
     never_our_fault(stored.running, body)
 
 
-@pytest.mark.ignite
 @fuzz
 @given(JSON | st.fixed_dictionaries({"flights": JSON}))
 def test_no_json_breaks_it(stored, body):
     never_our_fault(stored.running, body)
 
 
-@pytest.mark.ignite
 @fuzz
 @given(st.binary(max_size=200))
 def test_no_bytes_break_it(stored, body):
@@ -828,24 +893,24 @@ def test_no_bytes_break_it(stored, body):
 
 @pytest.mark.ignite
 @pytest.mark.faults
-def test_the_store_goes_and_comes_back(stored):
+def test_the_store_goes_and_comes_back(on_ignite):
     by_id, both = (
-        {"flights": [{"id": stored.ids[0]}]},
-        {"flights": [{"id": stored.ids[0], "features": GATE}]},
+        {"flights": [{"id": on_ignite.ids[0]}]},
+        {"flights": [{"id": on_ignite.ids[0], "features": GATE}]},
     )
 
     def ask(body):
-        return stored.running.ask("/predict", body)
+        return on_ignite.running.ask("/predict", body)
 
     assert ask(both)[1]["predictions"][0]["source"] == "store"
-    stored.cluster.kill(0)
+    on_ignite.cluster.kill(0)
     status, answer = ask(by_id)
     assert (status, "does not answer" in answer["error"]) == (503, True)
     assert ask(both)[1]["predictions"][0]["source"] == "request"
     assert ask(by_id | {"live": "required"})[0] == 503
-    assert stored.running.ask("/health/ready")[1]["store"] == "down"
-    stored.clients.drop()
-    stored.cluster.start_node(0)
-    stored.fill()
+    assert on_ignite.running.ask("/health/ready")[1]["store"] == "down"
+    on_ignite.clients.drop()
+    on_ignite.cluster.start_node(0)
+    on_ignite.fill()
     assert until(lambda: ask(by_id)[0] == 200)
     assert ask(both)[1]["predictions"][0]["source"] == "store"
