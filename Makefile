@@ -7,7 +7,7 @@ BESIDE := -n 2 --no-loadscope-reorder  # two tests at a time; tests/conftest.py 
 .PHONY: help setup run lab test faults doctor lint lock sums store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle bundle-test check-version audit
 .DEFAULT_GOAL := help
 
-help: ## this list
+help: ## this list of what make can do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
 
 setup: ## virtual environment, locked packages, Java artefacts (first time: minutes; later: a second)

@@ -241,7 +241,7 @@ def test_the_containers_lab_wants_its_token_also_when_none_is_set(
 
     given = [
         part
-        for part in map(str, start.lab())
+        for part in map(str, start.lab().command)
         if not part.startswith(("--ip", "--port", "--notebook-dir"))
     ]
     assert not [
