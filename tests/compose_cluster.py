@@ -59,6 +59,7 @@ class ComposeCluster:
         self.timed("build of the image", "build", "lab", timeout=1500)
         size = int(docker("image", "inspect", IMAGE, "--format", "{{.Size}}"))
         print(f"image: {size / 1e9:.2f} GB", flush=True)
+        compose.share_learner_folder()
         self.timed("start until the Lab may start", "up", "-d", timeout=600)
         start = time.monotonic()
         self.states = compose.wait(self.command, compose.HEALTHY_SECONDS)

@@ -124,11 +124,7 @@ def up(gpu=False):
     check_engine(gpu)
     if not _said([*compose, "ps", "-q"]):
         check_ports(gpu)
-    if hasattr(os, "getuid") and os.getuid() != 0:
-        # so that the Lab can save the notebooks
-        os.environ.setdefault("WORKSHOP_UID", str(os.getuid()))
-    # the container engine would make what it mounts, for root alone
-    os.makedirs(os.path.join(ROOT, "learner"), exist_ok=True)
+    share_learner_folder()
     start = time.monotonic()
     profile = ["--profile", "gpu"] if gpu else []
     print(
@@ -169,6 +165,22 @@ def up(gpu=False):
     port = _port("LAB_PORT", PORTS["LAB_PORT"][0])
     token = json.loads(servers)[0]["token"]
     print(f"http://127.0.0.1:{port}/lab?token={token}")
+
+
+def share_learner_folder():
+    """Make learner/ for the Lab's user: the engine would make it for root alone.
+
+    That user is WORKSHOP_UID, else whoever runs this, or 1000 where root does.
+    """
+    folder = os.path.join(ROOT, "learner")
+    os.makedirs(folder, exist_ok=True)
+    if not hasattr(os, "getuid"):
+        return
+    if os.getuid() != 0:
+        os.environ.setdefault("WORKSHOP_UID", str(os.getuid()))
+    elif os.stat(folder).st_uid == 0:
+        user = int(os.environ.get("WORKSHOP_UID", "1000"))
+        os.chown(folder, user, user)
 
 
 def down(volumes=False):

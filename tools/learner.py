@@ -152,7 +152,14 @@ def _asked(names: list[str], check: str) -> None:
 
 
 def main() -> None:
-    for sentence in write():
+    try:
+        sentences = write()
+    except OSError as error:
+        raise WorkshopError(
+            f"The copies cannot be written into learner/ ({error.strerror}): make the"
+            " folder yours."
+        ) from None
+    for sentence in sentences:
         print(sentence)
     print(f"{len(notebooks())} lessons without solutions are in learner/.")
 
