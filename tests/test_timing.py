@@ -43,8 +43,8 @@ def test_other_runs_are_not(tmp_path, changes):
 
 def test_the_rule():
     # 10 + 5 + 10 minutes
-    assert timing.minutes(words=2000, lines=100, exercises=2) == 25
-    assert timing.minutes(words=2001, lines=100, exercises=2) == 30
+    assert timing.minutes(words=2000, lines=120, exercises=2) == 25
+    assert timing.minutes(words=2001, lines=120, exercises=2) == 30
 
 
 def test_drawings_and_solutions_are_not_counted(tmp_path):
