@@ -229,14 +229,12 @@ def test_a_service_that_cannot_start_ends():
 
 
 @pytest.mark.badinput
-def test_a_taken_port_is_named(model_file):
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
-        with (
-            pytest.raises(ProcessError, match=str(port)),
-            scoring_process.running(model_file, port=port),
-        ):
-            pass
+def test_a_taken_port_is_named(model_file, taken_port):
+    with (
+        pytest.raises(ProcessError, match=str(taken_port)),
+        scoring_process.running(model_file, port=taken_port),
+    ):
+        pass
 
 
 def test_it_starts_and_answers_while_no_node_of_the_store_listens(content, model_file):
