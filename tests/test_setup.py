@@ -344,9 +344,9 @@ def test_bad_input_is_refused_before_any_lesson_runs(names, limit, words):
         text=True,
     )
     assert done.returncode == 2
-    assert done.stdout.startswith(words)
-    assert done.stdout.count("\n") == 1
-    assert done.stderr == ""
+    assert done.stderr.startswith(words)
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
 
 
 @pytest.mark.badinput

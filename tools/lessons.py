@@ -225,15 +225,14 @@ def run(scale: str, names: list[str], keep: bool) -> int:
     and print what became of them; the exit code.
 
     `names` are numbers or stems, as 04 or 04_ignite; none means all. A lesson that
-    fails does not stop the others. Raises SettingError.
+    fails does not stop the others. Raises InputError for a name that is none.
     """
     known = {name: n for n in notebooks() for name in (n.stem, n.stem.split("_")[0])}
     if unknown := sorted(set(names) - set(known)):
-        print(
+        raise errors.InputError(
             f"No lesson {', '.join(unknown)}: there are"
             f" {', '.join(n.stem for n in notebooks())}."
         )
-        return 2
     chosen = sorted({known[name] for name in names or known})
     runs = [
         Run(lesson, f"[{number}/{len(chosen)}] {lesson.stem}", scale, keep)
