@@ -21,7 +21,8 @@ run: setup ## execute every lesson on all the data and build the pages (SCALE=ti
 	@WORKSHOP_SCALE=$(SCALE) $(VENV)/python -m tools.lessons $(LESSONS)
 
 lab: setup ## open JupyterLab on your copies of the lessons; the full lessons lie beside them
-	@$(VENV)/python -m tools.learner; $(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir . --LabApp.default_url=/lab/tree/learner
+	@$(VENV)/python -m tools.learner; $(VENV)/jupyter lab --ip 127.0.0.1 --notebook-dir . \
+	    --LabApp.default_url=/lab/tree/learner --MappingKernelManager.transport_encryption=auto
 
 site: setup ## pages of all lessons as they are stored, with search and glossary, in build/site
 	@$(VENV)/python -m tools.pages

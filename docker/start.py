@@ -78,6 +78,8 @@ def lab() -> Recipe:
     subprocess.run([sys.executable, "-m", "tools.learner"])
     command = ["jupyter", "lab", "--ip=0.0.0.0", "--port=8888", "--no-browser"]
     command += ["--notebook-dir=/workshop", "--LabApp.default_url=/lab/tree/learner"]
+    # what a kernel prints goes over ports that everybody on the machine reaches
+    command += ["--MappingKernelManager.transport_encryption=auto"]
     return Recipe(command)
 
 

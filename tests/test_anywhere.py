@@ -6,12 +6,17 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import urllib.request
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import yaml
+import zmq
+from jupyter_client import BlockingKernelClient
 from watch import listening, status, until
 
 from helpers import settings
@@ -169,33 +174,35 @@ def test_extensions_are_enabled_in_the_lab(name):
 
 
 @pytest.fixture(scope="module")
-def lab():
-    """The Lab as `make lab` starts it, but for the browser: its process, address and
-    token.
+def lab(tmp_path_factory):
+    """The Lab as `make lab` starts it, but for the browser: its process, its address
+    and the folder of its connections.
     """
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "jupyter",
-        "lab",
-        "--ip",
-        "127.0.0.1",
-        "--no-browser",
-        "--port",
-        str(port),
-    ]
-    environment = os.environ | {"JUPYTER_TOKEN": "secret"}
+    said = subprocess.run(
+        ["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    command = shlex.split(said.replace("\\\n", ""))
+    command = command[command.index(".venv/bin/jupyter") + 1 :]
+    # a folder of its own for connections, so that a test finds the kernel's
+    environment = os.environ | {
+        "JUPYTER_TOKEN": "secret",
+        "JUPYTER_RUNTIME_DIR": str(tmp_path_factory.mktemp("runtime")),
+    }
     process = subprocess.Popen(
-        [*command, "--allow-root", "--notebook-dir", "notebooks"],
+        [
+            *(sys.executable, "-m", "jupyter", *command),
+            *("--no-browser", "--port", str(port), "--allow-root"),
+        ],
         cwd=ROOT,
         env=environment,
         stderr=subprocess.DEVNULL,
     )
+    connections = Path(environment["JUPYTER_RUNTIME_DIR"])
     address = f"http://127.0.0.1:{port}"
     try:
         assert until(lambda: status(f"{address}/api/status?token=secret") == 200, 60)
-        yield process, address
+        yield process, address, connections
     finally:
         process.terminate()
         process.wait(20)
@@ -203,7 +210,7 @@ def lab():
 
 @pytest.mark.security
 def test_the_lab_tells_memory_to_its_owner_only(lab):
-    _, address = lab
+    _, address, _ = lab
     with urllib.request.urlopen(
         f"{address}/api/metrics/v1?token=secret", timeout=20
     ) as answer:
@@ -213,12 +220,51 @@ def test_the_lab_tells_memory_to_its_owner_only(lab):
 
 @pytest.mark.security
 def test_the_lab_listens_on_loopback_only(lab):
-    process, _ = lab
+    process, _, _ = lab
     assert {host for (host, _), _ in listening(process.pid)} == {"127.0.0.1"}
 
 
+def _ready(client):
+    """Whether the kernel answers; while it starts it counts as dead."""
+    with suppress(RuntimeError):
+        client.wait_for_ready(60)
+        return True
+
+
+@pytest.mark.security
+def test_nobody_reads_along_what_a_kernel_prints(lab):
+    """Who listens at the port of a kernel's output without its key gets nothing."""
+    _, address, connections = lab
+    request = urllib.request.Request(
+        f"{address}/api/kernels?token=secret", data=b"{}", method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        kernel = json.load(answer)["id"]
+    client = BlockingKernelClient(
+        connection_file=str(connections / f"kernel-{kernel}.json")
+    )
+    client.load_connection_file()
+    client.start_channels()
+    assert until(lambda: _ready(client), 60)
+    listener = zmq.Context.instance().socket(zmq.SUB)
+    listener.subscribe(b"")
+    listener.connect(client._make_url("iopub"))
+    said = []
+    try:
+        # several times, so that a listener that is let in has time to be there
+        for _ in range(10):
+            client.execute_interactive("print('mine')", output_hook=said.append)
+            overheard = listener.poll(200)
+            assert not overheard, listener.recv_multipart()
+    finally:
+        listener.close(0)
+        client.stop_channels()
+    printed = [one["content"].get("text") for one in said]
+    assert printed.count("mine\n") == 10
+
+
 def test_the_lab_keeps_the_time_of_each_cell(lab):
-    _, address = lab
+    _, address, _ = lab
     url = f"{address}/lab/api/settings/@jupyterlab/notebook-extension:tracker?token=secret"
     with urllib.request.urlopen(url, timeout=20) as answer:
         assert (
@@ -284,7 +330,7 @@ def test_the_containers_lab_wants_its_token_also_when_none_is_set(
 
 @pytest.mark.security
 def test_nothing_of_the_lab_is_open_without_its_token(lab):
-    _, address = lab
+    _, address, _ = lab
     for page in ("api/contents", "api/kernels", "api/terminals", "api/sessions"):
         assert (
             status(f"{address}/{page}"),
