@@ -2,12 +2,15 @@
 missing.
 """
 
+import os
+import shutil
 import subprocess
 import sys
 from collections import namedtuple
 
 import psutil
 import pytest
+from watch import until
 
 from helpers import data, settings
 from helpers.java import artefacts, jdk
@@ -119,3 +122,26 @@ def test_a_taken_port_is_a_warning(monkeypatch, capsys, taken_port):
     assert line(capsys.readouterr().out, "ports").startswith(
         f"warning  ports      Port {taken_port}, needed for the Spark"
     )
+
+
+@pytest.mark.security
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv"),
+    reason="only root can start another user's process, by setpriv",
+)
+def test_another_user_of_the_machine_is_named():
+    assert "12345" not in said_of_people()
+    as_another = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
+    process = subprocess.Popen([*as_another, "sleep", "60"])
+    try:
+        assert until(lambda: "12345 use this machine, too: " in said_of_people())
+    finally:
+        process.kill()
+        process.wait()
+
+
+def said_of_people():
+    try:
+        return doctor.other_people()
+    except doctor.Problem as problem:
+        return str(problem)

@@ -3,6 +3,7 @@ remedy.
 """
 
 import ctypes
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from helpers.singa import bridge
 PYTHON = (3, 11)
 MEMORY_GB = 4
 DISK_GB = 3
+SERVICES = range(61_184, 65_535)  # user ids that systemd gives to services; nobody's
 PORTS = {8888: "JupyterLab", 4040: "the Spark UI"}
 
 
@@ -135,6 +137,29 @@ def tables() -> str:
     return f"{len(data.TABLES)} tables verified"
 
 
+def other_people() -> str:
+    """Nobody else works on this machine: what stays open on loopback is open to them,
+    too.
+    """
+    people = set()
+    for process in psutil.process_iter(["uids", "username"]):
+        uids = process.info["uids"]
+        if uids and uids.real != os.getuid() and _person(uids.real):
+            people.add(process.info["username"])
+    if people:
+        raise Problem(
+            f"{', '.join(sorted(people))} use this machine, too: SECURITY.md says what"
+            " they can reach while a lesson runs"
+        )
+    return "nobody else has processes here"
+
+
+def _person(uid: int) -> bool:
+    """Whether a user id is one that systems give to people."""
+    first = 500 if sys.platform == "darwin" else 1000
+    return uid >= first and uid not in SERVICES
+
+
 def scale() -> str:
     """The scale that the environment asks for."""
     return settings.scale()
@@ -152,6 +177,7 @@ CHECKS: dict[str, tuple[Callable[[], str], bool]] = {
     "MXNet": (mxnet_libraries, False),
     "SINGA": (singa, True),
     "data": (tables, True),
+    "people": (other_people, False),
     "scale": (scale, True),
 }
 
