@@ -44,6 +44,7 @@ for name in [
     if name.startswith("WORKSHOP_") and not name.startswith("WORKSHOP_FAULT_")
 ]:
     del os.environ[name]
+OUTSIDE = dict(os.environ)  # a test's Spark session changes os.environ
 os.environ["WORKSHOP_FAULT_SEED"] = (
     FAULT_SEED  # the processes in which tests run side by side take it from here
 )
@@ -195,10 +196,13 @@ def odd_project() -> Path:
 
 
 def odd_environment() -> dict[str, str]:
-    """A bare environment's locale, where Java by itself could not name the folder."""
+    """A bare environment's locale, where Java by itself could not name the folder.
+
+    Nothing of this process's own Spark, which a session names in os.environ.
+    """
     outside = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in OUTSIDE.items()
         if not name.startswith(("LC_", "LANG", "MAKE", "MFLAGS"))
     }
     return outside | {"LANG": "C"}
