@@ -115,13 +115,15 @@ def test_run_keeps_its_bounds(stem, executed):
 
 @pytest.mark.security
 @EVERY_LESSON
-def test_nothing_listens_beyond_loopback_while_a_lesson_runs(stem, executed, seen):
+def test_only_known_ports_of_loopback_are_open_while_a_lesson_runs(
+    stem, executed, seen
+):
     executed(stem)
     watch = seen[stem, False]
     assert watch.looks > 1
     # the notebook's kernel listens there, so this watch sees what there is
     assert watch.loopback
-    assert watch.beyond == set()
+    assert watch.unexpected() == set()
 
 
 @pytest.mark.security

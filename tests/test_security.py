@@ -6,16 +6,25 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import yaml
-from watch import secrets_in, until, watched
+from watch import Seen, secrets_in, until, watched
 
 from helpers import files, settings
+from helpers.ignite import nodes
 from helpers.java import artefacts
+from helpers.kafka import broker
+from helpers.mahout import session as mahout
+from helpers.spark import submit
+from helpers.spark.standalone import standalone_cluster
+from helpers.spark.yarn import yarn
 
 ROOT = settings.ROOT
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+HELLO_SPARK = ROOT / "tests" / "hello_spark.py"
 LISTENER = (
     "import socket, sys; s = socket.create_server((sys.argv[1], 0));"
     " print(s.getsockname()[1], flush=True); input()"
@@ -36,6 +45,49 @@ def tracked(*patterns):
 
 
 # ---- the watches
+
+
+def test_a_port_that_an_engine_chose_itself_is_unexpected():
+    """As 6066, where Spark's master took applications from everybody."""
+    chosen, given, system, ui = 6066, 12_345, 40_000, 4041
+    seen = Seen(1, {(("127.0.0.1", n), "java") for n in (chosen, given, system, ui)})
+    assert seen.unexpected() == {(("127.0.0.1", chosen), "java")}
+    beyond = {(("0.0.0.0", given), "java")}
+    assert Seen(1, set(), beyond).unexpected() == beyond
+
+
+# What each engine opens when it is started by itself; lessons are watched in
+# test_lessons.py, and those of MXNet's and SINGA's workers there alone.
+@contextmanager
+def standalone():
+    with standalone_cluster(workers=1) as cluster:
+        submit.submit(HELLO_SPARK, manager=cluster, memory="512m")
+        yield
+
+
+@contextmanager
+def on_yarn():
+    with yarn() as manager:
+        submit.submit(HELLO_SPARK, manager=manager, memory="512m")
+        yield
+
+
+ENGINES = {
+    "spark": standalone,
+    "yarn": on_yarn,
+    "ignite": partial(nodes.cluster, nodes=2),
+    "kafka": broker.broker,
+    "mahout": mahout.Session,
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_opens_known_ports_of_loopback_alone(engine):
+    with watched(every=0.2) as seen, ENGINES[engine]():
+        pass
+    assert seen.looks > 1
+    assert seen.loopback
+    assert seen.unexpected() == set()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])

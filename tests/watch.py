@@ -15,6 +15,7 @@ import psutil
 from pyspark import SparkContext
 
 from helpers import waiting
+from helpers.processes import ports
 
 # Private keys, tokens in addresses and headers, passwords of stores and of services,
 # keys of clouds and registries.
@@ -25,6 +26,8 @@ SECRETS = re.compile(
     r"|(?i:passw(?:or)?d|secret|token)['\"]?\s*[:=]\s*\\?['\"]?(?!ignite\b|guess\b|wrong\b)(?=[\w-]*\d)[\w-]{12,}"
     r"|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{36}|\bpypi-\w{20,}"
 )
+SPARK_UI = range(4040, 4057)  # the next one where one is taken
+FIRST_OF_THE_SYSTEM = 32_768  # Linux gives these to who asks for any; macOS higher ones
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
@@ -44,6 +47,10 @@ def status(url: str) -> int | None:
         return error.code
     except OSError:
         return None
+
+
+def _expected(port: int) -> bool:
+    return port in ports.PORTS or port in SPARK_UI or port >= FIRST_OF_THE_SYSTEM
 
 
 def below(pid: int | None = None) -> list[psutil.Process]:
@@ -107,6 +114,12 @@ class Seen:
     looks: int = 0
     loopback: set[tuple[tuple[str, int], str]] = field(default_factory=set)
     beyond: set[tuple[tuple[str, int], str]] = field(default_factory=set)
+
+    def unexpected(self) -> set[tuple[tuple[str, int], str]]:
+        """Listeners beyond loopback, and those at a port that neither `free_port` nor
+        the system gave, nor is Spark's UI: a server that an engine opens by itself.
+        """
+        return self.beyond | {one for one in self.loopback if not _expected(one[0][1])}
 
 
 @contextmanager
