@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from watch import AS_SOMEBODY, SOMEBODY
 
 from helpers import settings
 from helpers.java import jdk
@@ -24,13 +25,6 @@ sleep 1
 echo end >> {log}
 """
 LESSONS = ("04_ignite", "06_streaming")
-SOMEBODY = 65534  # nobody, who has an entry in the list of users everywhere
-# Another user who may look into folders that only this one may see, where this Python
-# lies in such a one.
-AS_SOMEBODY = (
-    *("setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups"),
-    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
-)
 
 
 @pytest.mark.faults

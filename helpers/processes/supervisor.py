@@ -23,8 +23,8 @@ from collections.abc import Callable
 
 MARK = "WORKSHOP_GUARD"  # in the environment of the command and of all that it starts
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Reads a word from us at our end in order, nothing when we were killed. (`kill -9 --` is
-# an error in Debian's shell.)
+# Reads a word from us at our end in order, nothing when we were killed. (Debian's shell
+# knows no `kill -9 --`.)
 WATCH = 'read -r word || kill -s KILL -- "-$1"'
 
 
