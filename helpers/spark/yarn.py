@@ -153,9 +153,6 @@ def _settings(memory_mb: int, cores: int) -> dict[str, str]:
             # containers leave our process group: this is how a later start knows them
             + supervisor.MARK
         ),
-        # after a crash of this JVM, containers soon end by themselves
-        "yarn.resourcemanager.connect.max-wait.ms": "10000",
-        "yarn.resourcemanager.connect.retry-interval.ms": "1000",
         "yarn.application.classpath": os.pathsep.join(map(str, artefacts.jars("yarn"))),
     }
 
