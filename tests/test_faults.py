@@ -220,7 +220,10 @@ ENGINES = {
         "pyspark.daemon",  # it computes for an executor
         SUBMIT.format(manager="standalone.standalone_cluster(1)", conf={}),
     ),
-    "yarn": ("pyspark.daemon", SUBMIT.format(manager="yarn.yarn()", conf=ON_YARN)),
+    "yarn": (
+        "YarnCoarseGrainedExecutorBackend",
+        SUBMIT.format(manager="yarn.yarn()", conf=ON_YARN),
+    ),
 }
 
 
@@ -254,7 +257,7 @@ def test_nothing_survives_when_a_python_and_its_guards_are_killed_at_once(
 
     try:
         assert "up\n" in python.stdout
-        assert until(at_work, 120)
+        assert until(at_work, 240)
         started = set(below(python.pid))
         killed = [process for process in started if GUARD in command(process)]
         killed += [psutil.Process(python.pid)]
