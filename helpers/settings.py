@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from helpers import locks
 from helpers.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,9 +45,11 @@ def build_dir() -> Path:
 def lesson_dir(lesson: str) -> Path:
     """A lesson's own folder for what it writes, made if need be; relative to where the
     lesson runs, if it can be.
+
+    Another run of it at the same time has another one: 01_spark_mllib-2. Raises
+    LockError.
     """
-    folder = build_dir() / "lessons" / lesson
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = locks.claim(build_dir() / "lessons" / lesson)
     return Path(os.path.relpath(folder)) if folder.is_relative_to(ROOT) else folder
 
 

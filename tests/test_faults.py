@@ -1,9 +1,13 @@
 """The kernel of each lesson killed at a random moment: nothing is left running, and the
-lesson runs again at once.
+lesson runs again at once. And of each engine that starts processes of its own, also
+where the guards are killed with their parent.
 """
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 import uuid
 from contextlib import contextmanager, suppress
@@ -16,9 +20,12 @@ from jupyter_client import KernelManager
 from watch import below, until
 
 from helpers import settings
+from helpers.processes.child import Child
+from helpers.processes.orphans import GUARD
 from tools import lessons
 
-pytestmark = [pytest.mark.faults, pytest.mark.lessons]
+pytestmark = pytest.mark.faults
+of_lessons = pytest.mark.lessons
 STEMS = [notebook.stem for notebook in lessons.notebooks()]
 MARK = (  # in the environment of the kernel, and so of all that it starts
     "WORKSHOP_TEST_MARK"
@@ -128,6 +135,7 @@ def nothing_is_left(lesson):
     return [" ".join(process.cmdline())[:300] for process in lesson.left()] == []
 
 
+@of_lessons
 @pytest.mark.parametrize("stem", STEMS)
 def test_a_killed_kernel_leaves_nothing_running_and_the_lesson_runs_again_at_once(
     stem, chance, last_try, executed
@@ -141,6 +149,7 @@ def test_a_killed_kernel_leaves_nothing_running_and_the_lesson_runs_again_at_onc
         executed(stem, anew=True)
 
 
+@of_lessons
 def test_a_terminated_kernel_leaves_nothing_running(chance):
     with started(chance.choice(STEMS)) as lesson:
         run_to_a_random_moment(lesson, chance)
@@ -148,6 +157,7 @@ def test_a_terminated_kernel_leaves_nothing_running(chance):
         assert nothing_is_left(lesson)
 
 
+@of_lessons
 def test_an_interrupted_lesson_still_answers_and_ends_with_its_kernel(chance):
     with started(chance.choice(STEMS)) as lesson:
         run_to_a_random_moment(lesson, chance)
@@ -162,3 +172,106 @@ def test_an_interrupted_lesson_still_answers_and_ends_with_its_kernel(chance):
         lesson.note()
         lesson.kernel.shutdown_kernel()
         assert nothing_is_left(lesson)
+
+
+# Each starts an engine, says so, and waits. The application has tasks on its executors
+# that would take ten minutes.
+APPLICATION = """
+import time
+from pyspark.sql import SparkSession
+rows = SparkSession.builder.getOrCreate().sparkContext.parallelize(range(2), 2)
+rows.foreach(lambda row: time.sleep(600))
+"""
+SUBMIT = """
+import pathlib, sys, threading
+from helpers.spark import standalone, submit, yarn
+script = pathlib.Path(sys.argv[1], "application.py")
+with {manager} as manager:
+    conf = {{"spark.executor.memory": "512m", **{conf}}}
+    arguments = dict(manager=manager, conf=conf)
+    threading.Thread(target=submit.submit, args=[script], kwargs=arguments).start()
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+ON_YARN = {"spark.executor.instances": 1, "spark.submit.deployMode": "cluster"}
+# each with what shows that it is at its work
+ENGINES = {
+    "ignite": (
+        "CommandLineStartup",
+        """
+        import sys
+        from helpers.ignite import nodes
+        with nodes.cluster(nodes=2, local=True):
+            print("up", flush=True)
+            sys.stdin.read()
+        """,
+    ),
+    "a driver": (
+        "SparkSubmit",
+        """
+        import sys
+        from helpers.spark import sessions
+        sessions.start("killed")
+        print("up", flush=True)
+        sys.stdin.read()
+        """,
+    ),
+    "standalone": (
+        "pyspark.daemon",  # it computes for an executor
+        SUBMIT.format(manager="standalone.standalone_cluster(1)", conf={}),
+    ),
+    "yarn": (
+        "YarnCoarseGrainedExecutorBackend",
+        SUBMIT.format(manager="yarn.yarn()", conf=ON_YARN),
+    ),
+}
+
+
+def command(process):
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_nothing_survives_when_a_python_and_its_guards_are_killed_at_once(
+    engine, tmp_path
+):
+    """YARN's containers, which leave our group of processes, at the next start."""
+    (tmp_path / "application.py").write_text(APPLICATION)
+    working, code = ENGINES[engine]
+    python = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), tmp_path],
+        cwd=settings.ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    started = set()
+
+    def at_work():
+        return any(working in command(process) for process in below(python.pid))
+
+    def left():
+        return [command(process)[:200] for process in started if lives(process)]
+
+    try:
+        assert "up\n" in python.stdout
+        assert until(at_work, 240)
+        started = set(below(python.pid))
+        killed = [process for process in started if GUARD in command(process)]
+        killed += [psutil.Process(python.pid)]
+        for process in killed:  # none of them can see another one's end
+            process.suspend()
+        for process in killed:
+            process.kill()
+        if engine == "yarn":
+            assert left()
+            Child(["true"], tmp_path / "next").wait()
+        until(lambda: not left(), 10)
+        assert left() == []
+    finally:
+        python.kill()
+        for process in filter(lives, started):
+            process.kill()
+        python.communicate()

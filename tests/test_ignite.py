@@ -514,3 +514,13 @@ def test_the_control_utility_answers_and_its_refusal_is_shown(pair):
     assert "ACTIVE" in pair.control("--state").upper()
     with pytest.raises(ProcessError, match="control --nonsense"):
         pair.control("--nonsense")
+
+
+@pytest.mark.ignite
+@pytest.mark.badinput
+def test_a_control_utility_without_an_answer_is_given_up(monkeypatch):
+    monkeypatch.setattr(ignite, "CONTROL_SECONDS", 3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = silent.getsockname()
+        with pytest.raises(ProcessError, match=r"--state has had no answer .* in 3 s"):
+            ignite.Cluster([address]).control("--state")

@@ -15,6 +15,7 @@ import threading
 from functools import partial
 
 import pytest
+from watch import below, until
 
 from helpers import settings
 from helpers.java import artefacts, class_archives, jdk
@@ -142,6 +143,24 @@ def test_no_network_at_first_set_up(tmp_path):
     assert done.returncode == 1
     assert "Maven could not fetch the Java artefacts: check the network" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.badinput
+def test_a_maven_that_hangs_is_given_up(tmp_path, monkeypatch):
+    """The real Maven, sent to a proxy that accepts it and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        options = (
+            f"-Dmaven.repo.local={tmp_path / 'm2'} -Dhttps.proxyHost=127.0.0.1"
+            f" -Dhttps.proxyPort={port}"
+        )
+        monkeypatch.setenv("MAVEN_OPTS", options)
+        monkeypatch.setenv("HOME", str(tmp_path))  # with a lock of its own
+        monkeypatch.setattr(artefacts, "MAVEN_SECONDS", 10)
+        before = set(below())
+        with pytest.raises(JavaError, match=r"not fetched .* in 10 s: check the net"):
+            artefacts.copy_by_maven(tmp_path / "jars")
+    assert until(lambda: set(below()) <= before)
 
 
 @pytest.mark.badinput

@@ -3,7 +3,6 @@ can get wrong.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +20,11 @@ from pyspark.errors.exceptions.captured import install_exception_handler
 from helpers import settings
 from helpers.java import artefacts, jdk
 from helpers.java.jdk import JavaError
+from helpers.locks import lock_of
 from helpers.mahout import cells as scala_cells
 from helpers.mahout import jvm as mahout_jvm
 from helpers.mahout import session as mahout
+from helpers.processes.folders import HOST, remove
 
 pytestmark = pytest.mark.mahout
 RNG = np.random.default_rng(3)
@@ -278,14 +279,15 @@ def test_without_java_17_nothing_starts(monkeypatch):
 
 
 def test_folders_of_killed_pythons_are_deleted():
-    left = mahout_jvm.folder() / "session-99999999-left"
+    left = mahout_jvm.folder() / f"session-{HOST}-left"
     left.mkdir()
+    lock_of(left).touch(mode=0o600)  # and nobody holds it
     place = mahout_jvm.session_folder()
     try:
         assert not left.exists()
         assert (place / "classes").is_dir()
     finally:
-        shutil.rmtree(place)
+        remove(place)
 
 
 def test_the_magic_takes_values_in_and_out_and_shows_what_is_printed(session, capsys):

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from watch import nothing_left
 
-from helpers import settings
+from helpers import locks, settings
 from helpers.errors import EngineUnavailable
 from helpers.mxnet import kvstore
 from helpers.mxnet.load import _absent, _mxnet_needs_alias, import_mxnet, mxnet_context
@@ -219,8 +219,8 @@ def test_an_optimizer_that_the_server_cannot_import_stops_the_job(script: Path):
 
 
 def test_results_of_an_older_job_are_not_taken_for_new_ones(script: Path):
-    old = settings.build_dir() / "mxnet" / "jobs" / "test"
-    old.mkdir(parents=True)
+    old = locks.claim(settings.build_dir() / "mxnet" / "jobs") / "test"
+    old.mkdir(exist_ok=True)
     (old / "worker-0.npz").write_bytes(b"old")
     with pytest.raises(ProcessError):
         kvstore.run(script, job("local", steps=2, fails=0), timeout=120)

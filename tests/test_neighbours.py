@@ -3,6 +3,7 @@ without a clash.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from conftest import the_only_run
+from watch import AS_SOMEBODY, SOMEBODY
 
 from helpers import settings
 from helpers.java import jdk
@@ -24,13 +27,6 @@ sleep 1
 echo end >> {log}
 """
 LESSONS = ("04_ignite", "06_streaming")
-SOMEBODY = 65534  # nobody, who has an entry in the list of users everywhere
-# Another user who may look into folders that only this one may see, where this Python
-# lies in such a one.
-AS_SOMEBODY = (
-    *("setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups"),
-    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
-)
 
 
 @pytest.mark.faults
@@ -120,3 +116,63 @@ def test_two_clones_run_lessons_at_the_same_time(users, place):
     said = [(clone / "output").read_text()[-2000:] for clone in (mine, other)]
     assert ended == [0, 0], said
     assert all("2 lessons in" in text for text in said)
+
+
+RUN = """
+import sys
+from pathlib import Path
+from helpers import settings
+from tools import lessons
+lessons.execute(settings.NOTEBOOKS / "02_mxnet.ipynb", "tiny", Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.neighbours
+def test_two_runs_of_a_lesson_in_one_clone_do_not_share_its_folder(tmp_path):
+    """As the full lesson and the learner's copy in two windows."""
+    outputs = [tmp_path / "one.ipynb", tmp_path / "two.ipynb"]
+    with the_only_run("02_mxnet"):
+        running = [
+            subprocess.Popen([sys.executable, "-c", RUN, output], cwd=settings.ROOT)
+            for output in outputs
+        ]
+        assert [one.wait(timeout=1800) for one in running] == [0, 0]
+    written = [
+        set(re.findall(r"ing (\S+/02_mxnet\S*)/code/worker.py", output.read_text()))
+        for output in outputs
+    ]
+    assert [len(folders) for folders in written] == [1, 1]
+    assert written[0] != written[1]
+
+
+@pytest.mark.badinput
+@pytest.mark.security
+@pytest.mark.parametrize(
+    "command",
+    [
+        [sys._base_executable, "-m", "tools.setup"],
+        [sys.executable, "-m", "tools.archive_classes"],
+        [
+            sys.executable,
+            "-c",
+            "from helpers import errors, settings as s;"
+            " errors.run(lambda: print(s.lesson_dir('x')))",
+        ],
+    ],
+    ids=["set-up", "archives", "a lesson"],
+)
+def test_a_second_user_in_one_clone_gets_one_sentence(command, place):
+    """What the first user has made, as a set-up and a lesson leave it."""
+    if os.getuid() or not shutil.which("setpriv"):
+        pytest.skip("a second user can be had by root only, with setpriv")
+    check_version.copy(place / "mine")
+    for made in (".venv.lock", "build/classes.lock", "build/lessons/.x.lock"):
+        (place / "mine" / made).parent.mkdir(exist_ok=True)
+        (place / "mine" / made).touch(mode=0o600)
+    done = subprocess.run(
+        [*AS_SOMEBODY, *command], cwd=place / "mine", capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert done.stderr.count("\n") == 1

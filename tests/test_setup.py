@@ -77,7 +77,7 @@ fcntl.flock = reporting
 def test_a_second_set_up_at_the_same_time_waits_for_the_first(tmp_path):
     waits = tmp_path / "waits"
     (tmp_path / "sitecustomize.py").write_text(REPORTS_A_WAIT.format(str(waits)))
-    with (settings.ROOT / "tools" / "setup.py").open() as first:
+    with (settings.ROOT / ".venv.lock").open("a") as first:
         fcntl.flock(first, fcntl.LOCK_EX)
         second = subprocess.Popen(
             [sys._base_executable, "-m", "tools.setup"],
@@ -87,6 +87,32 @@ def test_a_second_set_up_at_the_same_time_waits_for_the_first(tmp_path):
         assert until(lambda: waits.exists() or second.poll() is not None, 60)
         assert (waits.exists(), second.poll()) == (True, None)
     assert second.wait(60) == 0
+
+
+# What Linux does with a lock on NFS, where flock is one of fcntl's: see flock(2).
+LOCKS_AS_NFS = """
+import errno, fcntl, os
+flock = fcntl.flock
+def on_nfs(file, operation):
+    if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    flock(file, operation)
+fcntl.flock = on_nfs
+"""
+
+
+def test_the_lock_is_one_that_nfs_gives(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(LOCKS_AS_NFS)
+    done = set_up(settings.ROOT, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    code = f"import fcntl; fcntl.flock(open({__file__!r}), fcntl.LOCK_EX)"
+    done = subprocess.run(
+        [sys._base_executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert "Bad file descriptor" in done.stderr
 
 
 @pytest.mark.badinput

@@ -28,6 +28,13 @@ SECRETS = re.compile(
 )
 SPARK_UI = range(4040, 4057)  # the next one where one is taken
 FIRST_OF_THE_SYSTEM = 32_768  # Linux gives these to who asks for any; macOS higher ones
+SOMEBODY = 65534  # nobody, who has an entry in the list of users everywhere
+# Another user who may look into folders that only this one may see, where this Python
+# lies in such a one.
+AS_SOMEBODY = (
+    *("setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+)
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 

@@ -16,6 +16,7 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
+LOCK = VENV + ".lock"  # beside it, for it may be made anew
 PROJECT = os.path.join(VENV, "project.txt")  # where the installed package lies
 STAMP = os.path.join(VENV, "requirements.sha256")
 LAB_SETTINGS = os.path.join(VENV, "share", "jupyter", "lab", "settings")
@@ -74,9 +75,12 @@ def main():
             UV_OFFLINE="1",
             UV_FIND_LINKS=wheels,
         )
-    with open(
-        __file__
-    ) as lock:  # two set-ups in one folder: the second waits, and finds everything done
+    try:
+        # for writing, without which NFS gives no lock
+        lock = os.fdopen(os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o600), "w")
+    except OSError as error:
+        stop(remedy(str(error), "Nothing can be written in " + ROOT + "."))
+    with lock:  # two set-ups in one folder: the second waits, and finds everything done
         fcntl.flock(lock, fcntl.LOCK_EX)
         wanted = digest()
         if read(STAMP) != wanted:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from helpers import settings
+from helpers import locks, settings
 from helpers.lesson import metrics
 from helpers.processes.child import Child
 
@@ -36,8 +36,8 @@ def run(
     that obey OMP_NUM_THREADS get as many threads as `cores` says. Raises ProcessError
     with the end of the log when the process fails or has not ended after ten minutes.
     """
-    folder = settings.build_dir() / "capstone" / script.stem
-    folder.mkdir(parents=True, exist_ok=True)
+    runs = locks.claim(settings.build_dir() / "capstone")
+    folder = locks.make(runs / script.stem)
     for old in folder.glob("result.*"):
         old.unlink()
     job: dict[str, object] = {

@@ -5,7 +5,6 @@ and a JVM to drive it from.
 import itertools
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -22,10 +21,11 @@ from helpers.ignite.client import Clients
 from helpers.java import jdk
 from helpers.java.gateway import gateway
 from helpers.processes.child import Child, ProcessError
-from helpers.processes.folders import own_folder
+from helpers.processes.folders import own_folder, remove
 from helpers.processes.ports import free_port, listening, require_free
 
 READY_SECONDS = 120
+CONTROL_SECONDS = 120  # for one call of the control utility
 CONFIG = recipe.CONFIG
 SPARE_NODES = 2  # how many nodes can join later
 JVM_MB = 150  # what a node's JVM needs beside its heap and its data
@@ -144,8 +144,8 @@ class Cluster:
         """Run Ignite's control utility (`--state`, `--baseline`, `--cache ...`) and
         return what it prints.
 
-        Raises ProcessError with its message when it refuses. It speaks to the first
-        node that lives.
+        Raises ProcessError with its message when it refuses, or has no answer after
+        two minutes. It speaks to the first node that lives.
         """
         host, port = self.addresses[self.alive()[0] if self.nodes else 0]
         main = (
@@ -157,14 +157,21 @@ class Cluster:
         )
         java = recipe.java(128, jdk.QUICK_COMPILER)
         command = [*java, *main, *arguments, "--yes"]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | jdk.LOCALE,
-            cwd=self.folder,
-        )
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | jdk.LOCALE,
+                cwd=self.folder,
+                timeout=CONTROL_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise ProcessError(
+                f"control {' '.join(arguments)} has had no answer from the node at"
+                f" {host}:{port} in {CONTROL_SECONDS} s: look whether it still runs."
+            ) from None
         if done.returncode:
             raise ProcessError(
                 f"control {' '.join(arguments)}"
@@ -307,7 +314,7 @@ def cluster(
             f" {', '.join(f'{settings.listen_host()}:{each}' for each in ports)}"
         )
         yield made
-    shutil.rmtree(folder, ignore_errors=True)  # after an error it stays, with the logs
+    remove(folder)  # after an error it stays, with the logs
 
 
 @contextmanager
@@ -333,4 +340,4 @@ def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
         with gateway(java, folder, "driver") as (opened, _):
             yield opened
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)

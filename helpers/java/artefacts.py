@@ -27,6 +27,7 @@ MAVEN_SHA512 = (
 # Jars whose packages Maven renames on this machine: each zlib compresses differently,
 # so their contents are verified.
 RELOCATED = "relocated-"
+MAVEN_SECONDS = 1800  # of silence from a server, or of a very slow network
 
 
 def jars(engine: str) -> list[Path]:
@@ -100,13 +101,20 @@ def copy_by_maven(folder: str | Path) -> None:
     with locked(
         Path.home() / ".m2" / "workshop.lock"
     ):  # Maven does not expect another one in the same cache
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                timeout=MAVEN_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise JavaError(
+                f"Maven has not fetched the Java artefacts in {MAVEN_SECONDS} s: check"
+                " the network and run the same command again."
+            ) from None
     if done.returncode:
         errors = [line for line in done.stdout.splitlines() if "ERROR" in line]
         raise JavaError(

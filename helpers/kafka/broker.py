@@ -5,7 +5,6 @@ the way in and out.
 import json
 import logging
 import os
-import shutil
 import subprocess
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +20,7 @@ from helpers import settings
 from helpers.errors import WorkshopError
 from helpers.kafka import recipe
 from helpers.processes.child import Child, ProcessError
-from helpers.processes.folders import own_folder
+from helpers.processes.folders import own_folder, remove
 from helpers.processes.ports import free_port, require_free
 from helpers.waiting import until
 
@@ -147,7 +146,7 @@ def broker(
         yield made
     finally:
         made.stop()
-    shutil.rmtree(folder, ignore_errors=True)  # after an error it stays, with the log
+    remove(folder)  # after an error it stays, with the log
 
 
 def reachable(bootstrap: str, timeout: float = 5) -> bool:

@@ -26,6 +26,7 @@ from helpers.mahout import jvm as mahout_jvm
 from helpers.mahout.cells import ScalaError
 from helpers.mahout.jvm import MahoutError
 from helpers.processes.child import Child, ProcessError
+from helpers.processes.folders import remove
 from helpers.waiting import WaitError, until
 
 # a lost JVM is our error to tell, once
@@ -231,7 +232,7 @@ class Session:
             self._gateway.close()
             self._child.stop()
             self._child = None
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove(self._folder)
 
     def __enter__(self) -> "Session":
         return self
@@ -273,7 +274,7 @@ class Session:
             )
             child.stop()
             self._child = None
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove(self._folder)
             if isinstance(error, ProcessError | Py4JError | ScalaError | OSError):
                 raise MahoutError(
                     f"Mahout did not start with a heap of {self.memory}: {why}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import settings
+from helpers import locks, settings
 from helpers.processes.child import Child, ProcessError
 from helpers.processes.ports import free_port
 from helpers.waiting import until
@@ -127,8 +127,8 @@ def cluster(
     nothing else. Every process has one thread for its kernels, so that two workers do
     not share what one worker would have had for itself.
     """
-    folder = settings.build_dir() / "mxnet" / "jobs" / job["name"]
-    folder.mkdir(parents=True, exist_ok=True)
+    jobs = locks.claim(settings.build_dir() / "mxnet" / "jobs")
+    folder = locks.make(jobs / job["name"])
     for old in folder.iterdir():
         old.unlink()
     alone = job["kvstore"] == "local"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from helpers.errors import WorkshopError
+from helpers.processes import orphans
 from helpers.waiting import until
 
 T = TypeVar("T")
@@ -24,7 +25,8 @@ class ProcessError(WorkshopError):
 
 class Child:
     """A process that ends when this Python ends, however it ends; its output goes to
-    `log`, or what it writes to stdout to a file of its own, `stdout`.
+    `log`, or what it writes to stdout to a file of its own, `stdout`. Its start ends
+    what earlier ones have left.
 
     `command` is run without a shell in a session of its own, so a Ctrl-C in the
     notebook does not reach it. `grace` is how many seconds it gets between SIGTERM and
@@ -40,6 +42,7 @@ class Child:
         grace: float = 10,
         stdout: Path | None = None,
     ):
+        orphans.end()
         self.log = log
         self.name = Path(str(command[0])).name
         self._grace = grace

@@ -13,7 +13,6 @@ import http.client
 import itertools
 import json
 import select
-import shutil
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ import numpy as np
 
 from helpers import errors, files, settings
 from helpers.processes.child import Child, ProcessError
-from helpers.processes.folders import own_folder
+from helpers.processes.folders import own_folder, remove
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +98,7 @@ class Running:
     def stop(self) -> None:
         """End it now, if it has not ended."""
         self.child.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove(self._folder)
 
 
 def start(

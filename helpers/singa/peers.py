@@ -8,7 +8,6 @@ death is noticed at once by those who wait for it.
 
 import json
 import queue
-import shutil
 import socket
 import struct
 import sys
@@ -22,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from helpers import files, settings
+from helpers import files, locks, settings
 from helpers.errors import WorkshopError
 from helpers.processes.child import Child
-from helpers.processes.folders import own_folder
+from helpers.processes.folders import own_folder, remove
 from helpers.waiting import WaitError, until
 
 TIMEOUT = 60  # seconds that anyone waits for anyone
@@ -218,6 +217,7 @@ def group(
     """
     # short, for the path of a socket file has at most 107 characters
     folder = own_folder(Path(tempfile.gettempdir()), "peers")
+    logs = locks.claim(settings.build_dir() / "logs")
     workers: list[Child] = []
     try:
         for rank in range(size):
@@ -228,7 +228,7 @@ def group(
                 "options": options,
                 "timeout": timeout,
             }
-            log = settings.build_dir() / "logs" / f"{script.stem}-{rank}.log"
+            log = logs / f"{script.stem}-{rank}.log"
             environment = {"PYTHONUNBUFFERED": "1"}
             workers.append(
                 Child(
@@ -242,7 +242,7 @@ def group(
     finally:
         for worker in workers:
             worker.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
 
 def run(script: Path, size: int, **arguments: Any) -> list[dict[str, np.ndarray]]:

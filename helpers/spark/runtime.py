@@ -13,7 +13,7 @@ from typing import Any
 import findspark
 import psutil
 
-from helpers import settings
+from helpers import files, locks, settings
 from helpers.errors import WorkshopError
 from helpers.java import class_archives, jdk
 
@@ -71,10 +71,10 @@ def home() -> Path:
 
 
 def folder(name: str) -> Path:
-    """A folder for Spark's files in the build folder; made when it is not there."""
-    path = settings.build_dir() / "spark" / name
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    """A folder for Spark's files in the build folder, which no other Python uses at the
+    same time; made when it is not there.
+    """
+    return locks.make(locks.claim(settings.build_dir() / "spark") / name)
 
 
 def environment() -> dict[str, str]:
@@ -103,7 +103,7 @@ def configuration(memory: str = "1g") -> dict[str, str]:
     """
     host = settings.listen_host()
     log4j = folder("conf") / "log4j2.properties"
-    log4j.write_text(logging())
+    files.write_text(log4j, logging())
     driver = [
         "-XX:+UseSerialGC",
         "-Xss4m",

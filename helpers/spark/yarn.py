@@ -3,7 +3,6 @@ start real containers.
 """
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ from py4j.java_gateway import JavaGateway
 from helpers import settings
 from helpers.java import artefacts, class_archives, jdk
 from helpers.java.gateway import gateway
-from helpers.processes.folders import own_folder
+from helpers.processes import supervisor
+from helpers.processes.folders import own_folder, remove
 from helpers.spark import runtime
 from helpers.spark.runtime import ClusterError, Manager, executors_below
 
@@ -86,7 +86,7 @@ def yarn(memory_mb: int = 4096, cores: int = 4, heap: str = "384m") -> Iterator[
                 "yarn", ui, _spark_settings(), _environment(conf), child.pid, folder
             )
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
 
 def _java(folder: Path, heap: str, plain: str) -> list[object]:
@@ -149,7 +149,9 @@ def _settings(memory_mb: int, cores: int) -> dict[str, str]:
         # handed to that delay at once, for the managers' end waits for it
         "yarn.nodemanager.log.retain-seconds": "0",
         "yarn.nodemanager.env-whitelist": (
-            "JAVA_HOME,PATH,LC_ALL,TZ,HADOOP_CONF_DIR,PYSPARK_PYTHON,SPARK_HOME"
+            "JAVA_HOME,PATH,LC_ALL,TZ,HADOOP_CONF_DIR,PYSPARK_PYTHON,SPARK_HOME,"
+            # containers leave our process group: this is how a later start knows them
+            + supervisor.MARK
         ),
         "yarn.application.classpath": os.pathsep.join(map(str, artefacts.jars("yarn"))),
     }
