@@ -2,6 +2,7 @@
 what it does when things break.
 """
 
+import functools
 import http.client
 import json
 import math
@@ -32,9 +33,10 @@ from helpers.processes.ports import free_port
 from helpers.serving import scoring_process
 from service import __main__ as start
 from service import app as application
+from service import health, schema
 from service import model as models
-from service import schema
 from service.app import MAX_BODY, Config, create_app
+from service.connections import Connection, Limits
 
 pytestmark = pytest.mark.service
 
@@ -77,14 +79,23 @@ def model_file(content, tmp_path):
 
 
 @contextmanager
-def served(app):
-    """The application on a real socket, in a thread of this process."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+def served(app, limits=None):
+    """The application and its probes on real sockets, in threads of this process."""
+    http = functools.partial(Connection, limits or Limits())
+    server = uvicorn.Server(uvicorn.Config(app, http=http, log_level="error"))
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as listener,
+        closing(socket.create_server(("127.0.0.1", 0))) as probes,
+        health.served(app.state.service, probes),
+    ):
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
+        running = scoring_process.Service(
+            listener.getsockname()[1], None, probes.getsockname()[1]
+        )
+        assert until(running.ready)
         try:
-            yield scoring_process.Service(listener.getsockname()[1], child=None)
+            yield running
         finally:
             server.should_exit = True
             thread.join(20)
@@ -240,7 +251,7 @@ def test_a_taken_port_is_named(model_file, taken_port):
 def test_it_starts_and_answers_while_no_node_of_the_store_listens(content, model_file):
     app = create_app(Config(model_file, (("127.0.0.1", free_port()),)))
     with served(app) as running:
-        assert running.ask("/health/ready")[1]["store"] == "down"
+        assert running.probe("/health/ready")[1]["store"] == "down"
         assert running.ask("/predict", BY_FEATURES)[0] == 200
         assert running.ask("/predict", {"flights": [{"id": 1}]})[0] == 503
 
@@ -357,7 +368,13 @@ BAD = {
         409,
         "no airport_delay",
     ),
-    "nested without end": (b"[" * 200_000, 400, "cannot be read"),
+    "nested without end": (b"[" * 200_000, 422, "more objects, lists or names"),
+    "nested too deeply": (b"[" * 900, 422, "nested more than 8 deep"),
+    "a name that is no text": (b'{"flights": [], "\\ud800": 1}', 422, r"\ud800: extra"),
+    "a name without end": ({"flights": [], "x" * 9999: 1}, 422, "xxx: extra inputs"),
+    "null twice": ({"flights": [{"id": None, "features": None}]}, 422, "needs an id"),
+    "seconds for a moment": (BY_FEATURES | {"at": 1_386_288_000}, 422, "has a date"),
+    "the same as text": (BY_FEATURES | {"at": "1386288000"}, 422, "has a date"),
     "too large a body": (b" " * (MAX_BODY + 1), 413, "send fewer"),
 }
 
@@ -401,7 +418,7 @@ def test_a_body_without_end_is_not_read_to_its_end(alone, announced):
         except OSError:
             return  # it has hung up, as it should
         assert connection.getresponse().status == 413
-    assert alone.ask("/health/live")[0] == 200
+    assert alone.probe("/health/live")[0] == 200
 
 
 @pytest.mark.badinput
@@ -410,7 +427,7 @@ def test_a_body_without_end_is_not_read_to_its_end(alone, announced):
 def test_a_body_that_does_not_come_is_not_waited_for(model_file, sent):
     """With less patience than it has."""
     with (
-        served(create_app(Config(model_file, patience=0.3))) as running,
+        served(create_app(Config(model_file)), Limits(patience=0.3)) as running,
         socket.create_connection(("127.0.0.1", running.port), timeout=20) as client,
     ):
         client.sendall(
@@ -419,7 +436,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(model_file, sent):
         # to the end: it hangs up
         answer = b"".join(iter(lambda: client.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 408")
-    assert b'{"error":"The body did not come within 0.3 s: send it again."}' in answer
+    assert b'{"error":"The request did not come in time: send it again."}' in answer
 
 
 @pytest.mark.security
@@ -435,10 +452,11 @@ def test_other_pages_and_methods(alone):
         405,
         {"error": "This page does not take that method."},
     )
-    assert alone.ask("/health/live", {})[0] == 405
-    assert alone.ask("/health/live") == (200, {"live": True})
-    assert alone.ask("/openapi.json")[1]["paths"].keys() == {
-        "/predict",
+    assert alone.ask("/health/live")[0] == 404  # the probes have a port of their own
+    assert alone.probe("/predict")[0] == 404
+    assert alone.probe("/health/live") == (200, {"live": True})
+    assert alone.ask("/openapi.json")[1]["paths"].keys() == {"/predict"}
+    assert alone.probe("/openapi.json")[1]["paths"].keys() == {
         "/health/live",
         "/health/ready",
         "/metrics",
@@ -447,7 +465,7 @@ def test_other_pages_and_methods(alone):
 
 def test_metrics_count_what_was_asked(alone):
     def count(status):
-        page = alone.ask("/metrics")[1]
+        page = alone.probe("/metrics")[1]
         line = f'service_requests_total{{path="/predict",status="{status}"}} '
         return sum(
             float(each.removeprefix(line))
@@ -459,7 +477,7 @@ def test_metrics_count_what_was_asked(alone):
     alone.ask("/predict", BY_FEATURES)
     alone.ask("/predict", {})
     assert (count(200), count(422)) == (before[0] + 1, before[1] + 1)
-    assert "service_store_up 0.0" in alone.ask("/metrics")[1]
+    assert "service_store_up 0.0" in alone.probe("/metrics")[1]
 
 
 # ---- a new model, the end
@@ -476,7 +494,7 @@ def test_a_new_model_is_taken_over_and_a_bad_one_is_not(
         }
         new = models.save(content | {"models": other}, model_file)
         assert until(
-            lambda: running.ask("/health/ready")[1]["model_version"] == new.version
+            lambda: running.probe("/health/ready")[1]["model_version"] == new.version
         )
         second = running.ask("/predict", BY_FEATURES)[1]
         assert second["model_version"] == new.version != first["model_version"]
@@ -489,8 +507,8 @@ def test_a_new_model_is_taken_over_and_a_bad_one_is_not(
             failures = "service_model_reload_failures {}.0".format
             assert until(
                 lambda f=failures: (
-                    f(1) in running.ask("/metrics")[1]
-                    or f(2) in running.ask("/metrics")[1]
+                    f(1) in running.probe("/metrics")[1]
+                    or f(2) in running.probe("/metrics")[1]
                 )
             )
             assert running.ask("/predict", BY_FEATURES) == (200, second)
@@ -529,7 +547,7 @@ def test_sigterm_lets_open_requests_finish(model_file):
             connection.putheader("content-length", str(len(body)))
             connection.endheaders(body[:10])
             # by now the half request has been read
-            before = running.ask("/health/live")[0]
+            before = running.probe("/health/live")[0]
             os.kill(running.child.pid, signal.SIGTERM)
             assert until(lambda: not accepts(running.port))
             connection.send(body[10:])
@@ -789,7 +807,7 @@ def fitting(part, whole=None):
     whole = whole or part
     if "$ref" in part:
         return fitting(whole["$defs"][part["$ref"].rsplit("/", 1)[1]], whole)
-    if "anyOf" in part:
+    if "anyOf" in part and "type" not in part:
         return st.one_of([fitting(each, whole) for each in part["anyOf"]])
     if "enum" in part:
         return st.sampled_from(part["enum"])
@@ -800,7 +818,13 @@ def fitting(part, whole=None):
             name: fitting(each, whole) for name, each in part["properties"].items()
         }
         always = {name: fields.pop(name) for name in needed}
-        return st.fixed_dictionaries(always, optional=fields)
+        made = st.fixed_dictionaries(always, optional=fields)
+        wanted = [each["required"][0] for each in part.get("anyOf", [])]
+        return made.filter(
+            lambda value: (
+                not wanted or any(value.get(name) is not None for name in wanted)
+            )
+        )
     if kind == "array":
         return st.lists(
             fitting(part["items"], whole), min_size=part.get("minItems", 0), max_size=8
@@ -906,7 +930,7 @@ def test_the_store_goes_and_comes_back(on_ignite):
     assert (status, "does not answer" in answer["error"]) == (503, True)
     assert ask(both)[1]["predictions"][0]["source"] == "request"
     assert ask(by_id | {"live": "required"})[0] == 503
-    assert on_ignite.running.ask("/health/ready")[1]["store"] == "down"
+    assert on_ignite.running.probe("/health/ready")[1]["store"] == "down"
     on_ignite.clients.drop()
     on_ignite.cluster.start_node(0)
     on_ignite.fill()
