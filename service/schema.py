@@ -23,6 +23,7 @@ from helpers.features import FEATURES, Feature
 from service.problems import Refused
 
 MAX_BATCH = 1000
+MAX_ID = 2**53 - 1  # beyond, not every reader of JSON keeps whole numbers exact
 MAX_DEPTH = 8  # a request needs 4: itself, its flights, a flight, its features
 # Every name has a colon, and so has each part of a moment.
 MAX_NAMES = (len(FEATURES) + 2) * MAX_BATCH + 16
@@ -39,6 +40,11 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _whole(value: object) -> object:
+    """In JSON, 7.0 is a whole number, too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _field(feature: Feature) -> tuple[Any, Any]:
     """A feature as pydantic takes a field: (type, what is known of it)."""
     kind: Any = Literal[feature.values] if feature.values else feature.kind
@@ -49,6 +55,8 @@ def _field(feature: Feature) -> tuple[Any, Any]:
         "pattern": feature.pattern,
     }
     kind = Annotated[kind, Field(**limits)]
+    if feature.kind is int:
+        kind = Annotated[kind, BeforeValidator(_whole)]
     described: dict[str, Any] = {"description": feature.meaning or None}
     if feature.required:
         return kind, Field(**described)
@@ -79,7 +87,7 @@ class Flight(Strict):
     model_config = ConfigDict(
         json_schema_extra={"anyOf": [_has("id", "integer"), _has("features", "object")]}
     )
-    id: int | None = Field(None, ge=0, lt=2**63)
+    id: Annotated[int, Field(ge=0, le=MAX_ID), BeforeValidator(_whole)] | None = None
     features: Features | None = None
 
     @model_validator(mode="after")

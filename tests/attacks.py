@@ -27,35 +27,44 @@ PATIENCE = 20.0  # seconds until an answer counts as none
 # ---- attacks: each goes on for so many seconds and says what became of it
 
 
-def waiting(port: int, seconds: float, first: bytes, drop: bytes) -> dict:
-    """256 connections that send `first`, then `drop` each second."""
+def waiting(
+    port: int, seconds: float, first: bytes, drop: bytes, again: bool = False
+) -> dict:
+    """256 connections that send `first`, then `drop` each second, and come `again` if
+    they are ended.
+    """
     begin, lives, clients = time.monotonic(), [], []
-    for _ in range(MANY):
+
+    def come() -> None:
         with suppress(OSError):
-            clients.append(socket.create_connection(("127.0.0.1", port), 5))
-            clients[-1].sendall(first)
-            clients[-1].setblocking(False)
+            client = socket.create_connection(("127.0.0.1", port), 5)
+            client.sendall(first)
+            client.setblocking(False)
+            clients.append((client, time.monotonic()))
+
+    for _ in range(MANY):
+        come()
     turn = begin
     while (now := time.monotonic()) < begin + seconds and clients:
-        left = []
-        for client in clients:
+        for each in list(clients):
+            client, since = each
             try:
                 if drop and now >= turn:
                     client.send(drop)
                 if client.recv(4096) == b"":
                     raise ConnectionError
             except BlockingIOError:
-                left.append(client)
                 continue
             except OSError:
-                lives.append(now - begin)
+                lives.append(now - since)
                 client.close()
-                continue
-            left.append(client)
+                clients.remove(each)
+                if again:
+                    come()
         turn += (now >= turn) * 1.0
-        clients = left
         time.sleep(0.02)
-    return {"ended": len(lives), "longest": max(lives, default=seconds)}
+    left = [time.monotonic() - since for _, since in clients]
+    return {"ended": len(lives), "longest": round(max(lives + left, default=0.0), 1)}
 
 
 def flood(port: int, seconds: float, head: bytes, body: bytes) -> dict:
@@ -113,8 +122,16 @@ def chunked() -> tuple[bytes, bytes]:
     return first, b"1\r\n \r\n" * 100_000 + b"0\r\n\r\n"
 
 
+def nothing(_port: int, seconds: float) -> dict:
+    """To compare with: what the probe sees of the machine alone."""
+    time.sleep(seconds)
+    return {}
+
+
 ATTACKS: dict[str, Callable[[int, float], dict]] = {
+    "no attack": nothing,
     "256 silent connections": lambda p, s: waiting(p, s, b"", b""),
+    "256 silent, renewed": lambda p, s: waiting(p, s, b"", b"", again=True),
     "heads, a byte a second": lambda p, s: waiting(p, s, b"GET / HTTP", b"x"),
     "bodies, a byte a second": lambda p, s: waiting(p, s, head(500), b" "),
     "idle after an answer": lambda p, s: waiting(
