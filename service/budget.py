@@ -31,11 +31,11 @@ class Backend(Reads, Protocol):
 
 
 class Budgeted:
-    """A store behind a circuit breaker: `up` is what the last answer said.
+    """A store behind a circuit breaker: while `up` is False, requests do without it.
 
-    Where no answer comes within the budget (seconds), `up` turns False, and requests do
-    without the store until `look` has had an answer. A thread that waits for a store
-    that hangs is left to its own time limit.
+    It turns False when the store cannot be reached, or when somebody has waited for
+    the budget (seconds) and nobody has had an answer meanwhile; `look` turns it True. A
+    thread that waits for a store that hangs is left to its own time limit.
     """
 
     def __init__(self, store: Backend, threads: int, budget: float):
@@ -44,6 +44,7 @@ class Budgeted:
         self._readers = ThreadPoolExecutor(threads, "reader")
         self._looking = ThreadPoolExecutor(1, "look")
         self._asked: Future[bool] | None = None
+        self._answered = 0.0  # when, by time.monotonic()
         self.up = False
 
     def for_request(self, turn: threading.Lock) -> Reads:
@@ -57,18 +58,24 @@ class Budgeted:
         if not self.up:
             raise StoreDown
         left = deadline - time.monotonic()
-        asked = self._readers.submit(self._store.read, cache, keys)
+        asked = self._readers.submit(self._read, cache, keys)
         try:
             return asked.result(max(left, 0.0))
         except TimeoutError:
             asked.cancel()
-            self.up = False
+            if self._answered < deadline - self.budget:
+                self.up = False
             raise StoreDown from None
         except Unreadable:  # it does answer
             raise
         except StoreDown:
             self.up = False
             raise
+
+    def _read(self, cache: str, keys: Keys) -> dict:
+        values = self._store.read(cache, keys)
+        self._answered = time.monotonic()
+        return values
 
     def look(self) -> bool:
         """Ask whether it answers; waits for its budget at most, and never asks twice
