@@ -82,6 +82,7 @@ def main() -> None:
     server = uvicorn.Config(
         app,
         http=functools.partial(Connection, limits),  # type: ignore[arg-type]
+        ws="none",  # another protocol class, without limits
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -6,6 +6,7 @@ among those that it refuses to go beyond.
 """
 
 import json
+import socket
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-MOST_PIECES = 1024  # in which a body may come; h11 takes its time for each
+MOST_PIECES = 512  # in which a body may come; h11 takes its time for each
 ANSWER_SECONDS = 30.0  # for the work on a request and for its client to read the answer
 LATE = "The request did not come in time: send it again."
 IDLE_SECONDS = 5  # a connection without a request, after an answer
@@ -68,6 +69,10 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin the first request's time; beyond the limit somebody else must go."""
         super().connection_made(transport)
+        # asyncio does it for sockets of its own making only; else the body of an answer
+        # waits 40 ms for the client to acknowledge the head
+        connected = transport.get_extra_info("socket")
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._begin()
         self._timer = self.loop.call_at(self._deadline, self._look)
         if len(self.connections) > self._limits.most:

@@ -139,6 +139,7 @@ def served(state: State, listener: socket.socket) -> Iterator[None]:
         uvicorn.Config(
             create_health(state),
             http=functools.partial(Connection, PROBES),  # type: ignore[arg-type]
+            ws="none",
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -25,8 +25,8 @@ from service.problems import Refused
 MAX_BATCH = 1000
 MAX_ID = 2**53 - 1  # beyond, not every reader of JSON keeps whole numbers exact
 MAX_DEPTH = 8  # a request needs 4: itself, its flights, a flight, its features
-# Every name has a colon, and so has each part of a moment.
-MAX_NAMES = (len(FEATURES) + 2) * MAX_BATCH + 16
+# A name has a colon, and so has each part of a moment; no object has more names.
+NAMES, MORE_NAMES = len(FEATURES), 16
 MAX_PARTS = 2 * MAX_BATCH + 16  # objects and lists
 NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 MOMENT = re.compile(
@@ -178,13 +178,15 @@ def parse(body: bytes) -> Request:
 
 
 def _check_counts(body: bytes) -> None:
-    parts = body.count(b"{") + body.count(b"[")
-    if parts > MAX_PARTS or body.count(b":") > MAX_NAMES:
+    objects = body.count(b"{")
+    if objects + body.count(b"[") > MAX_PARTS:
         raise Refused(
             422,
-            f"The body has more objects, lists or names than {MAX_BATCH} flights: send"
-            " fewer at once.",
+            f"The body has more objects and lists than {MAX_BATCH} flights: send fewer"
+            " at once.",
         )
+    if body.count(b":") > objects * NAMES + MORE_NAMES:
+        raise Refused(422, "The body has more names than its flights can have.")
     brackets = body.translate(None, NOT_BRACKETS)
     steps = (1 if each in b"[{" else -1 for each in brackets)
     if max(itertools.accumulate(steps), default=0) > MAX_DEPTH:

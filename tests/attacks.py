@@ -116,6 +116,11 @@ def wrong(flights: int) -> bytes:
     return json.dumps({"flights": [{"features": features}] * flights}).encode()
 
 
+def right(flights: int) -> bytes:
+    """As many flights as may come, with nothing wrong."""
+    return json.dumps({"flights": [{"features": FLIGHT}] * flights}).encode()
+
+
 def chunked() -> tuple[bytes, bytes]:
     """A body in chunks of a byte each: a lot of work for who reads it."""
     first = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
@@ -144,6 +149,7 @@ ATTACKS: dict[str, Callable[[int, float], dict]] = {
         p, s, *posted(names(500_000, 17_000))
     ),
     "16 of 1,000 wrong flights": lambda p, s: flood(p, s, *posted(wrong(1000))),
+    "16 of 1,000 right flights": lambda p, s: flood(p, s, *posted(right(1000))),
     "16 of 100 MB announced": lambda p, s: flood(p, s, head(10**8), b" " * 10**6),
     "16 nested 200,000 deep": lambda p, s: flood(p, s, *posted(b"[" * 200_000)),
     "16 in chunks of a byte": lambda p, s: flood(p, s, *chunked()),
