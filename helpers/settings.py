@@ -184,6 +184,28 @@ def service_port() -> int:
     return _whole("WORKSHOP_SERVICE_PORT", 8000, 1, 65_535)
 
 
+def service_health_port() -> int:
+    """Port of the scoring service's probes and metrics (WORKSHOP_SERVICE_HEALTH_PORT),
+    8001 if it is not set. Raises SettingError.
+    """
+    return _whole("WORKSHOP_SERVICE_HEALTH_PORT", 8001, 1, 65_535)
+
+
+def service_patience() -> int:
+    """Seconds that a request may take to come, from its connection to its last byte
+    (WORKSHOP_SERVICE_PATIENCE). Raises SettingError.
+    """
+    return _whole("WORKSHOP_SERVICE_PATIENCE", 10, 1, 600)
+
+
+def service_store_budget() -> int:
+    """Milliseconds that a request may wait for the store
+    (WORKSHOP_SERVICE_STORE_BUDGET); Ignite is silent for 1,500 when a node dies. Raises
+    SettingError.
+    """
+    return _whole("WORKSHOP_SERVICE_STORE_BUDGET", 2_000, 10, 60_000)
+
+
 def service_threads() -> int:
     """How many requests the scoring service works on at once
     (WORKSHOP_SERVICE_THREADS). Raises SettingError.

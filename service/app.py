@@ -1,96 +1,67 @@
-"""The HTTP side: routes, errors as one sentence, limits, health, metrics, and the model
-that follows its file.
+"""The HTTP side of the predictions: the route, limits, and the model that follows its
+file.
 """
 
 import asyncio
 import collections
+import logging
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import schema, scoring
+from service.budget import Backend, Budgeted
+from service.connections import LATE
+from service.health import State
 from service.model import ModelFile
+from service.problems import Refused, install, problem
 from service.store import Store
 
-MAX_BODY = 2**20  # bytes; a thousand flights with all their features take half of it
+# bytes; a thousand flights with all their features take 300,000, digits to spare more
+MAX_BODY = 2**19
 # what is read and thrown away, so that the client gets to read why it was refused
-THROWN_AWAY = 16 * MAX_BODY
-BODY_SECONDS = 10.0  # for a whole body to come; who is slower keeps others out
-LOOK_AGAIN = 1.0  # seconds between two looks at the model file
-BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+THROWN_AWAY = 4 * MAX_BODY
+AT_WORK = 128  # requests that have come and wait for their answers; beyond, it is 503
+LOOK_AGAIN = 1.0  # seconds between two looks at the model file, and at the store
+
+log = logging.getLogger("uvicorn.error")
+
+
+class Gone(Exception):
+    """The client has left in the middle of its request."""
 
 
 @dataclass(frozen=True)
 class Config:
     """`addresses` of Ignite's nodes (empty: no store), worker `threads`; in seconds:
-    how old live features may be (`max_age`) and how long a body may take (`patience`).
+    how old live features may be (`max_age`), and how long a request may wait for the
+    store (`budget`).
     """
 
     model: Path
     addresses: tuple[tuple[str, int], ...] = ()
     threads: int = 8
     max_age: float = 1800.0
-    patience: float = BODY_SECONDS
-
-
-class Measures:
-    """What /metrics shows; each application has its own."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        registry = self.registry
-        self.requests = Counter(
-            "service_requests",
-            "Requests by path and status",
-            ["path", "status"],
-            registry=registry,
-        )
-        self.seconds = Histogram(
-            "service_seconds",
-            "Seconds a request",
-            ["path"],
-            buckets=BUCKETS,
-            registry=registry,
-        )
-        self.predictions = Counter(
-            "service_predictions", "Predictions", ["model", "source"], registry=registry
-        )
-        self.store_up = Gauge(
-            "service_store_up", "1 when a node of the store answers", registry=registry
-        )
-        self.model = Gauge(
-            "service_model", "1 for the model in use", ["version"], registry=registry
-        )
-        self.reload_failures = Gauge(
-            "service_model_reload_failures", "Model files refused", registry=registry
-        )
+    budget: float = 2.0
 
 
 class Gate:
-    """Reads the body up to the limit before anything else sees it, and counts every
-    answer.
+    """Reads the body up to the limit before anything else sees it, keeps the number of
+    requests at work within bounds, and counts every answer.
     """
 
-    def __init__(self, app: ASGIApp, measures: Measures, patience: float):
-        self._app, self._measures, self._patience = app, measures, patience
+    def __init__(self, app: ASGIApp, state: State):
+        self._app, self._state = app, state
+        self._at_work = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -101,7 +72,7 @@ class Gate:
         async def counted(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
-            if message["type"] == "http.response.start" and scope["app"].state.draining:
+            if message["type"] == "http.response.start" and self._state.draining:
                 message["headers"] = [
                     *message.get("headers", []),
                     (b"connection", b"close"),
@@ -109,59 +80,84 @@ class Gate:
             await send(message)
 
         try:
-            refusal = problem(
+            body = await self._read(scope, receive)
+            if self._at_work >= AT_WORK:
+                raise Refused(503, "Too many requests at once: try again.")
+            self._at_work += 1
+            try:
+                await self._app(scope, _once(body, receive), counted)
+            finally:
+                self._at_work -= 1
+        except Gone:
+            status = 499  # nobody is there to read it; as proxies write it down
+        except Refused as refused:
+            close = {"connection": "close"}
+            refusal = problem(refused.status, str(refused), close)
+            await refusal(scope, receive, counted)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")
+            measures = self._state.measures
+            measures.requests.labels(path, status).inc()
+            measures.seconds.labels(path).observe(time.perf_counter() - start)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body. Raises Refused when it is too large or late, and Gone."""
+        # service.connections.Connection knows since when it has been waited for
+        deadline = scope.get("state", {}).get("deadline")
+        try:
+            async with asyncio.timeout_at(deadline):
+                body = (
+                    await _body(receive) if _announced(scope) <= THROWN_AWAY else None
+                )
+        except TimeoutError:
+            raise Refused(408, LATE) from None
+        if body is None:
+            raise Refused(
                 413,
                 f"The request is larger than {MAX_BODY} bytes: send fewer flights at"
                 " once.",
             )
-            try:
-                async with asyncio.timeout(self._patience):
-                    body = (
-                        await _body(receive)
-                        if _announced(scope) <= THROWN_AWAY
-                        else None
-                    )
-            except TimeoutError:
-                body, refusal = (
-                    None,
-                    problem(
-                        408,
-                        f"The body did not come within {self._patience:g} s: send it"
-                        " again.",
-                    ),
-                )
-            if body is None:
-                refusal.headers["connection"] = "close"
-                await refusal(scope, receive, counted)
-            else:
-                await self._app(scope, _once(body, receive), counted)
-        finally:
-            path = getattr(scope.get("route"), "path", "other")
-            self._measures.requests.labels(path, status).inc()
-            self._measures.seconds.labels(path).observe(time.perf_counter() - start)
+        return body
 
 
-def create_app(config: Config, store: Store | None = None) -> FastAPI:
-    """The application on `store`, or on the one at the configuration's addresses.
+def create_app(config: Config, store: Backend | None = None) -> FastAPI:
+    """The application on `store`, or on the one at the configuration's addresses; what
+    it knows of itself is in `app.state.service`, a service.health.State.
 
     It closes the store when it ends. Raises ModelError when the model file cannot be
     used.
     """
-    model_file, measures = ModelFile(config.model), Measures()
-    store = Store(config.addresses) if store is None else store
-    # threads that stay: each keeps its connection
+    model_file, state = ModelFile(config.model), State()
+    measures = state.measures
+    if store is None:
+        store = Store(config.addresses, timeout=config.budget)
+    budgeted = Budgeted(store, config.threads, config.budget)
     workers = ThreadPoolExecutor(config.threads, "worker")
-    measures.model.labels(model_file.model.version).set(1)
+    # One computes at a time: more would only take the interpreter from one another, and
+    # from the event loops.
+    turn = threading.Lock()
+    state.model_version = model_file.model.version
+    measures.model.labels(state.model_version).set(1)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        watch = asyncio.create_task(_follow(model_file, measures))
+        await _look(budgeted, state)
+        tasks = [
+            asyncio.create_task(task)
+            for task in (
+                state.beat(),
+                _for_ever(lambda: _follow(model_file, state)),
+                _for_ever(lambda: _look(budgeted, state)),
+            )
+        ]
+        state.serving = True
         yield
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
+        state.serving = False
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         workers.shutdown()  # what has been asked is answered
-        store.close()
+        budgeted.close()
 
     app = FastAPI(
         title="Will it be late?",
@@ -170,107 +166,80 @@ def create_app(config: Config, store: Store | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.draining = False  # True: about to end, see __main__
-    app.add_middleware(Gate, measures=measures, patience=config.patience)
-    app.add_exception_handler(
-        RequestValidationError, lambda _, error: problem(422, _sentence(error))
-    )
-    app.add_exception_handler(
-        scoring.Refused, lambda _, error: problem(error.status, str(error))
-    )
-    app.add_exception_handler(HTTPException, _http_problem)
-    app.add_exception_handler(
-        Exception, lambda *_: problem(500, "The service failed; its log says why.")
-    )
+    app.state.service = state
+    app.add_middleware(Gate, state=state)
+    install(app)
 
-    def score(request: schema.Request) -> schema.Answer:
-        answer = scoring.answer(request, model_file.model, store, config.max_age)
+    class InWorker(APIRoute):
+        """Reading, checking and writing JSON happen in a worker, too: on the event loop
+        a single large body would hold up everybody.
+        """
+
+        def get_route_handler(
+            self,
+        ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            def work(body: bytes) -> Response:
+                with turn:
+                    answer = self.endpoint(schema.parse(body)).model_dump_json()
+                return Response(answer, media_type="application/json")
+
+            async def handle(request: Request) -> Response:
+                kind = request.headers.get("content-type", "").partition(";")[0]
+                if kind.strip().lower() != "application/json":
+                    raise Refused(
+                        415, "Send JSON, and say so: Content-Type: application/json."
+                    )
+                body = await request.body()
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(workers, work, body)
+
+            return handle
+
+    app.router.route_class = InWorker
+    refusals: dict[int | str, dict[str, Any]] = {
+        code: {"model": schema.Problem}
+        for code in (400, 404, 408, 409, 413, 415, 422, 500, 503)
+    }
+
+    @app.post("/predict", responses=refusals)
+    def predict(request: schema.Request) -> schema.Answer:
+        """Probability of arriving 15 minutes late or more, for each flight of the
+        batch.
+        """
+        reads = budgeted.for_request(turn)
+        answer = scoring.answer(request, model_file.model, reads, config.max_age)
         for kind, count in collections.Counter(
             (each.model, each.source) for each in answer.predictions
         ).items():
             measures.predictions.labels(*kind).inc(count)
         return answer
 
-    refusals: dict[int | str, dict[str, Any]] = {
-        code: {"model": schema.Problem} for code in (400, 404, 408, 409, 413, 422, 503)
-    }
-
-    @app.post("/predict", responses=refusals)
-    async def predict(request: schema.Request) -> schema.Answer:
-        """Probability of arriving 15 minutes late or more, for each flight of the
-        batch.
-        """
-        return await asyncio.get_running_loop().run_in_executor(workers, score, request)
-
-    @app.get("/health/live")
-    async def live() -> dict[str, bool]:
-        """The process works; if this fails, start it again."""
-        return {"live": True}
-
-    @app.get("/health/ready")
-    async def ready() -> dict[str, bool | str]:
-        """It can answer. Without a store it still answers requests that bring features:
-        ready all the same.
-        """
-        up = await asyncio.get_running_loop().run_in_executor(workers, store.up)
-        return {
-            "ready": True,
-            "store": "up" if up else "down",
-            "model_version": model_file.model.version,
-        }
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        """Counters for Prometheus."""
-        up = await asyncio.get_running_loop().run_in_executor(workers, store.up)
-        measures.store_up.set(up)
-        return Response(
-            generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST
-        )
-
     return app
 
 
-def problem(status: int, sentence: str) -> JSONResponse:
-    """An answer that says why there is none."""
-    return JSONResponse({"error": sentence}, status)
-
-
-async def _follow(model_file: ModelFile, measures: Measures) -> None:
+async def _for_ever(task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do it again and again, whatever happens to it."""
     while True:
         await asyncio.sleep(LOOK_AGAIN)
-        if await asyncio.to_thread(model_file.refresh):
-            measures.model.clear()
-            measures.model.labels(model_file.model.version).set(1)
-        measures.reload_failures.set(model_file.failures)
+        try:
+            await task()
+        except Exception:
+            log.exception("A task of the service failed; it goes on.")
 
 
-async def _http_problem(_request: object, error: Any) -> JSONResponse:
-    sentences = {
-        404: "There is no such page.",
-        405: "This page does not take that method.",
-    }
-    if error.status_code == 400:
-        return problem(400, "The body cannot be read as JSON in UTF-8.")
-    return problem(
-        error.status_code, sentences.get(error.status_code, str(error.detail))
-    )
+async def _follow(model_file: ModelFile, state: State) -> None:
+    """Take over a model file that has changed."""
+    if await asyncio.to_thread(model_file.refresh):
+        state.measures.model.clear()
+        state.model_version = model_file.model.version
+        state.measures.model.labels(state.model_version).set(1)
+    state.measures.reload_failures.set(model_file.failures)
 
 
-def _sentence(error: RequestValidationError) -> str:
-    """The first thing that is wrong, and where; never the value itself, which may be
-    huge or not be JSON.
-    """
-    first, *others = error.errors()
-    place = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}"
-        for part in first["loc"][1:]
-    ).lstrip(".")
-    if first["type"] == "json_invalid":
-        return "The body is not JSON."
-    more = f" (and {len(others)} more)" if others else ""
-    said = first["msg"].removeprefix("Value error, ")
-    return f"{place or 'The body'}: {said[0].lower()}{said[1:]}{more}."
+async def _look(store: Budgeted, state: State) -> None:
+    """See whether the store answers."""
+    state.store_up = await asyncio.to_thread(store.look)
+    state.measures.store_up.set(state.store_up)
 
 
 def _announced(scope: Scope) -> int:
@@ -279,10 +248,12 @@ def _announced(scope: Scope) -> int:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The whole body, or None when it is too large."""
+    """The whole body, or None when it is too large. Raises Gone."""
     body, size, more = [], 0, True
     while more and size <= THROWN_AWAY:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
         part = message.get("body", b"")
         size += len(part)
         if size <= MAX_BODY:

@@ -4,6 +4,7 @@ read. Never a pickle.
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +12,19 @@ import numpy as np
 
 from helpers import files
 from helpers.errors import InputError
-from helpers.features import CATEGORICAL, FLAGS, LIVE
+from helpers.features import CATEGORICAL, FLAGS, LIVE, NUMERIC
 
 # how many of the live columns, which are appended to the scheduled ones, each uses
 MODELS = {"scheduled": 0, "airport": 1, "departed": 2}
+# Bounds of what a sound training can give. The matrix is standardised: an intercept is
+# the log odds of the average flight, a coefficient their change by one deviation. 30
+# stands for a probability that differs from 0 or 1 by 1e-13, which nobody learns from
+# data. No feature is larger than 12,500 in its own unit, and of a million rows a single
+# one has a deviation of 0.001.
+MOST_LOG_ODDS, MOST_VALUE, LEAST_SCALE = 30.0, 1e6, 1e-6
+MOST_BYTES = 2**20  # a model file has 10,000
+
+log = logging.getLogger("uvicorn.error")
 
 
 class ModelError(InputError):
@@ -38,21 +48,22 @@ class Model:
                 for name in CATEGORICAL
             }
             self.medians = {
-                str(name): float(value) for name, value in content["medians"].items()
+                str(name): _number(value) for name, value in content["medians"].items()
             }
-            self.mean = np.array(content["mean"], dtype=np.float64)
-            self.scale = np.array(content["scale"], dtype=np.float64)
+            self.mean = _numbers(content["mean"])
+            self.scale = _numbers(content["scale"])
             self.weights = {
                 name: (
-                    np.array(content["models"][name]["coefficients"], dtype=np.float64),
-                    float(content["models"][name]["intercept"]),
+                    _numbers(content["models"][name]["coefficients"]),
+                    _number(content["models"][name]["intercept"]),
                 )
                 for name in MODELS
             }
             self.version = version(content)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
+            said = str(error) if type(error) is TypeError else repr(error)
             raise ModelError(
-                f"The model lacks a part or has a wrong one: {error!r}."
+                f"The model lacks a part or has a wrong one: {said[:100]}."
             ) from None
         self._check()
         self._position = {name: number for number, name in enumerate(self.columns)}
@@ -70,7 +81,11 @@ class Model:
         fit together.
         """
         try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
+            with Path(file).open("rb") as stream:
+                text = stream.read(MOST_BYTES + 1)
+            if len(text) > MOST_BYTES:
+                raise ValueError(f"it has more than {MOST_BYTES} bytes")
+            content = json.loads(text.decode())
         except (OSError, ValueError, RecursionError) as error:
             raise ModelError(
                 f"The model file {Path(file).name} cannot be read: {error}."
@@ -148,25 +163,55 @@ class Model:
             len(self.scale),
             *(len(w) - MODELS[n] + len(LIVE) for n, (w, _) in self.weights.items()),
         ]
-        numbers = [
-            self.mean,
-            self.scale,
-            *(np.append(*pair) for pair in self.weights.values()),
-        ]
         if set(sizes) != {self.width + len(LIVE)}:
             raise ModelError(
                 "The model's columns, means, scales and coefficients do not have the"
                 " same length."
             )
-        if (
-            not all(np.isfinite(each).all() for each in numbers)
-            or not np.isfinite(list(self.medians.values())).all()
-        ):
+        self._check_numbers()
+        self._check_columns()
+
+    def _check_numbers(self) -> None:
+        values = np.concatenate([self.mean, self.scale, [*self.medians.values()]])
+        weights = np.concatenate([np.append(*pair) for pair in self.weights.values()])
+        if not (np.isfinite(values).all() and np.isfinite(weights).all()):
             raise ModelError("The model has a number that is not finite.")
         if (self.scale <= 0).any():
             raise ModelError("The model has a scale that is not positive.")
-        if missing := {*self.medians, *FLAGS} - set(self.columns):
+        if (self.scale < LEAST_SCALE).any() or (np.abs(values) > MOST_VALUE).any():
+            raise ModelError(
+                f"The model has a mean, scale or median beyond {MOST_VALUE:g}, or a"
+                f" scale below {LEAST_SCALE:g}: fit it on standardised features."
+            )
+        if (np.abs(weights) > MOST_LOG_ODDS).any():
+            raise ModelError(
+                f"The model has a coefficient or intercept beyond {MOST_LOG_ODDS:g}:"
+                " its answers would all be 0 or 1."
+            )
+
+    def _check_columns(self) -> None:
+        if missing := {*self.medians, *NUMERIC, *FLAGS} - set(self.columns):
             raise ModelError(f"The model has no column {', '.join(sorted(missing))}.")
+        if missing := set(NUMERIC) - self.medians.keys():
+            raise ModelError(f"The model has no median {', '.join(sorted(missing))}.")
+        for names in (self.columns, *self.levels.values()):
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ModelError(f"The model has {sorted(twice)[0][:40]} twice.")
+        known = {*self.medians, *FLAGS}
+        for name, levels in self.levels.items():
+            of_levels = {f"{name}={level}" for level in levels}
+            without = of_levels - set(self.columns)
+            if len(without) != 1:
+                raise ModelError(
+                    f"The model has {len(without)} levels of {name} without a column:"
+                    " one of them, the reference, has none."
+                )
+            known |= of_levels | {f"{name}=other"}
+        if unknown := set(self.columns) - known:
+            raise ModelError(
+                f"The model has a column {sorted(unknown)[0][:40]} that no feature"
+                " fills."
+            )
 
 
 class ModelFile:
@@ -190,18 +235,38 @@ class ModelFile:
         self._seen = stamp
         try:
             new = Model.load(self.file)
-        except ModelError:
+        except Exception as error:  # whatever it is: the old model stays
             self.failures += 1
+            log.warning("The model file is refused. %s", error)
             return False
         changed, self.model = new.version != self.model.version, new
         return changed
 
-    def _stamp(self) -> tuple[int, int] | None:
+    def _stamp(self) -> tuple[int, ...] | None:
         try:
             state = self.file.stat()
         except OSError:
             return None
-        return state.st_mtime_ns, state.st_ino
+        # two writes may fall into one tick of the file system's clock
+        return state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_size
+
+
+def _number(value: object) -> float:
+    """A finite or infinite float. Raises TypeError for what is no number, also for True
+    and for text, and ValueError where no float is large enough.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{ascii(value)[:40]} is no number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("a number is too large") from None
+
+
+def _numbers(values: object) -> np.ndarray:
+    if not isinstance(values, list):
+        raise TypeError(f"{ascii(values)[:40]} is no list of numbers")
+    return np.array([_number(value) for value in values])
 
 
 def version(content: Mapping) -> str:

@@ -7,27 +7,18 @@ import math
 
 import numpy as np
 
-from helpers.errors import WorkshopError
 from helpers.features import LIVE
 from service import schema
+from service.budget import Reads
 from service.model import Model
-from service.store import AIRPORTS, FLIGHTS, Store, StoreDown
+from service.problems import Refused
+from service.store import AIRPORTS, FLIGHTS, StoreDown
 
 SKEW = 60.0  # seconds that the clock of the stream may be ahead of ours
 
 
-class Refused(WorkshopError):
-    """A request that is well formed and cannot be answered: an HTTP status and one
-    sentence.
-    """
-
-    def __init__(self, status: int, sentence: str):
-        super().__init__(sentence)
-        self.status = status
-
-
 def answer(
-    request: schema.Request, model: Model, store: Store, max_age: float
+    request: schema.Request, model: Model, store: Reads, max_age: float
 ) -> schema.Answer:
     """Predictions for all flights of the request, in their order. Raises Refused.
 
@@ -61,7 +52,7 @@ def answer(
 
 
 def _stored_rows(
-    request: schema.Request, model: Model, store: Store
+    request: schema.Request, model: Model, store: Reads
 ) -> dict[int, bytes]:
     """The stored feature rows of the request's ids, by id; those that are left have
     features in the request.
@@ -98,7 +89,7 @@ def _live(
     request: schema.Request,
     mask: np.ndarray,
     origins: list[str],
-    store: Store,
+    store: Reads,
     max_age: float,
 ) -> np.ndarray:
     """Live features (n, 2) in minutes, NaN where not known or too old. Raises Refused

@@ -1,8 +1,7 @@
-"""Ignite as the service sees it: bytes by key, one connection a worker thread, and a
-clear word when it is down.
+"""Ignite as the service sees it: bytes by key, one connection a thread, and a clear
+word when it is down.
 """
 
-import time
 from collections.abc import Sequence
 
 from pyignite.exceptions import CacheError, ReconnectError
@@ -13,11 +12,14 @@ from helpers.ignite.client import Clients
 # kept up to date by the stream of departures
 AIRPORTS, FLIGHTS = ("live_airports", "live_flights")
 LOST = (OSError, EOFError, ReconnectError)
-PAUSE = 1.0  # seconds for which nobody knocks again after no node has answered
 
 
 class StoreDown(WorkshopError):
     """No node answers."""
+
+
+class Unreadable(StoreDown):
+    """A node answers that it cannot read this."""
 
 
 class Store:
@@ -29,7 +31,7 @@ class Store:
         self._clients = Clients(
             list(addresses), timeout=timeout, handshake_timeout=timeout
         )
-        self._closed_until = 0.0 if addresses else float("inf")
+        self._nowhere = not addresses
 
     def read(self, cache: str, keys: Sequence[int] | Sequence[str]) -> dict:
         """The values of those keys that are there. A cache that does not exist counts
@@ -38,7 +40,7 @@ class Store:
         A lost connection is made again once, which is enough to get to a surviving
         node. Raises StoreDown.
         """
-        if time.monotonic() < self._closed_until:
+        if self._nowhere:
             raise StoreDown
         try:
             return self._clients.read(
@@ -46,12 +48,11 @@ class Store:
             )
         except LOST as error:
             self._clients.drop()
-            self._closed_until = time.monotonic() + PAUSE
             raise StoreDown from error
         except CacheError as error:
             if "not exist" in str(error).lower():
                 return {}
-            raise StoreDown from error
+            raise Unreadable from error
 
     def up(self) -> bool:
         """True when a node answers now."""

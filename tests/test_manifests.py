@@ -86,6 +86,22 @@ def test_no_container_shares_what_is_the_machines(pod, container):
 
 
 @pytest.mark.security
+def test_probes_and_prometheus_have_a_port_that_no_client_reaches():
+    service, _, deployment = documents("prediction-service.yaml")
+    template = deployment["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    assert environment["WORKSHOP_SERVICE_PORT"] == str(ports["http"])
+    assert environment["WORKSHOP_SERVICE_HEALTH_PORT"] == str(ports["health"])
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == "health"
+    scraped = template["metadata"]["annotations"]["prometheus.io/port"]
+    assert scraped == str(ports["health"])
+    assert [each["targetPort"] for each in service["spec"]["ports"]] == ["http"]
+
+
+@pytest.mark.security
 def test_services_are_reached_from_within_the_cluster_only():
     services = [
         each for name in FILES for each in documents(name) if each["kind"] == "Service"

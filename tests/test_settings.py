@@ -53,6 +53,24 @@ def test_what_is_no_address_is_refused(monkeypatch, name, wrong):
             "whole number from 0 to 60",
         ),
         (
+            "WORKSHOP_SERVICE_HEALTH_PORT",
+            "http",
+            settings.service_health_port,
+            "whole number from 1 to 65535",
+        ),
+        (
+            "WORKSHOP_SERVICE_PATIENCE",
+            "0",
+            settings.service_patience,
+            "whole number from 1 to 600",
+        ),
+        (
+            "WORKSHOP_SERVICE_STORE_BUDGET",
+            "0.5",
+            settings.service_store_budget,
+            "whole number from 10 to 60000",
+        ),
+        (
             "WORKSHOP_SERVICE_MAX_AGE",
             "old",
             settings.service_max_age,

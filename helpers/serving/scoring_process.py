@@ -21,12 +21,12 @@ READY_SECONDS = 60
 
 
 class Service:
-    """A running service: `url`, `child` (its process), and one request at a time by
-    `ask`.
+    """A running service: `url`, `child` (its process), one request at a time by `ask`,
+    and by `probe` what it says of itself on `health_port`.
     """
 
-    def __init__(self, port: int, child: Child):
-        self.port = port
+    def __init__(self, port: int, child: Child, health_port: int | None = None):
+        self.port, self.health_port = port, health_port
         self.url = f"http://127.0.0.1:{port}"
         self.child = child
 
@@ -39,7 +39,16 @@ class Service:
         The answer is a dict where JSON came back, else text. Raises OSError when nobody
         answers.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        return self._ask(self.port, path, body, timeout)
+
+    def probe(self, path: str, timeout: float = 30.0) -> tuple[int, object]:
+        """(status, answer) of a GET of /health/live, /health/ready or /metrics."""
+        return self._ask(self.health_port, path, None, timeout)
+
+    def _ask(
+        self, port: int | None, path: str, body: object, timeout: float
+    ) -> tuple[int, object]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
         try:
             if body is None:
                 connection.request("GET", path)
@@ -61,7 +70,7 @@ class Service:
     def ready(self) -> bool:
         """True when it says that it is ready."""
         with suppress(OSError, http.client.HTTPException):
-            return self.ask("/health/ready")[0] == 200
+            return self.probe("/health/ready")[0] == 200
         return False
 
 
@@ -80,18 +89,20 @@ def running(
     nothing is left running then.
     """
     port = free_port(port, "the scoring service")
+    health_port = free_port(None, "its probes")
     given = {
         "WORKSHOP_MODEL": str(Path(model).resolve()),
         "WORKSHOP_IGNITE": ",".join(f"{host}:{number}" for host, number in addresses),
         "WORKSHOP_SERVICE_HOST": "127.0.0.1",
         "WORKSHOP_SERVICE_PORT": str(port),
+        "WORKSHOP_SERVICE_HEALTH_PORT": str(health_port),
     }
     given |= {name: str(value) for name, value in environment.items()}
     log = settings.build_dir() / "service" / f"service-{os.getpid()}-{port}.log"
     command = [sys.executable, "-m", "service"]
     child = Child(command, log=log, env=given, cwd=settings.ROOT, grace=15)
     try:
-        service = Service(port, child)
+        service = Service(port, child, health_port)
         child.wait_until(service.ready, READY_SECONDS, "The scoring service")
         yield service
     finally:
