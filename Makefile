@@ -1,6 +1,7 @@
 # Every target does its own set-up, and only what is missing of it. `make help` lists them.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
+COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 BESIDE := -n 2 --no-loadscope-reorder  # two tests at a time; tests/conftest.py says which ones share a process
 
@@ -60,9 +61,9 @@ cluster-test: setup ## build, start, test and stop the cluster in containers (ab
 benchmark: setup ## compare local, Standalone, YARN and Kubernetes (by KUBECONFIG), then deploy the service there (an hour and a quarter)
 	@$(VENV)/python -m benchmark && $(VENV)/python -m benchmark.kill && $(VENV)/python -m benchmark.deploy
 
-lock: setup ## for maintainers: write requirements.txt from pyproject.toml
-	@$(VENV)/uv pip compile pyproject.toml --extra dev --extra site --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-header --quiet --output-file requirements.txt
+lock: setup ## for maintainers: write requirements.txt and requirements-build.txt from pyproject.toml
+	@$(COMPILE) pyproject.toml --extra dev --extra site --output-file requirements.txt
+	@$(COMPILE) --group build --output-file requirements-build.txt
 
 sums: setup ## for maintainers: write the checksums of the Java artefacts anew, after a version has moved
 	@$(VENV)/python -m tools.java_sums
