@@ -5,7 +5,7 @@ COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-h
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 BESIDE := -n 2 --no-loadscope-reorder  # two tests at a time; tests/conftest.py says which ones share a process
 
-.PHONY: help setup run lab test faults doctor lint lock sums store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle bundle-test check-version audit
+.PHONY: help setup run lab test faults doctor lint lock sums store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle bundle-test check-version audit sbom
 .DEFAULT_GOAL := help
 
 help: ## this list of what make can do
@@ -84,10 +84,11 @@ bundle: setup ## one archive in build/bundle for rooms without a network: lesson
 check-version: setup ## try a version in a copy and say what breaks (PACKAGE=name==version)
 	@$(VENV)/python -m tools.check_version "$(PACKAGE)"
 
-audit: setup ## look for known vulnerabilities of the locked packages (asks the Python registry)
-	@test -x build/audit/bin/pip-audit || { "$(PYTHON)" -m venv build/audit && \
-	    build/audit/bin/python -m pip install --quiet --require-hashes -r requirements-audit.txt; }
-	@$(VENV)/python -m tools.audit build/audit/bin/pip-audit
+audit: setup ## look for known vulnerabilities of the locked packages and jars (asks osv.dev; ADVISORIES=folder: looks there)
+	@$(VENV)/python -m tools.audit $(if $(ADVISORIES),"$(ADVISORIES)")
+
+sbom: setup ## write build/sbom.cdx.json (CycloneDX): every package and jar with its version and SHA-256
+	@$(VENV)/python -m tools.sbom
 
 clean: ## delete build/ with everything generated (your progress, too)
 	@rm -rf build

@@ -248,7 +248,11 @@ def test_what_a_mirror_gives_is_verified_too(small, tmp_path, monkeypatch):
 
 @pytest.mark.security
 def test_every_jar_of_the_engines_is_recorded_with_its_coordinates():
-    known = {(name, sha) for (_, _, name), sha in artefacts.coordinates().items()}
+    known = {(jar.name, jar.sha256) for jar in artefacts.recorded()}
+    assert all(
+        jar.name.startswith(f"{jar.artefact}-{jar.version}") and jar.group
+        for jar in artefacts.recorded()
+    )
     for module in artefacts.modules():
         wanted = files.read_sums(settings.JVM / module / "SHA256SUMS")
         assert {

@@ -16,6 +16,7 @@ import urllib.request
 import zipfile
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from helpers import files, settings
@@ -164,16 +165,26 @@ def _what_maven_said(said: str, beside: str) -> str:
     )
 
 
-def coordinates() -> dict[tuple[str, str, str], str]:
-    """SHA-256 of every jar that Maven loads, the engines' and its plugins', by group,
-    artefact and file name, as jvm/checksums.sha256 records it.
+class Jar(NamedTuple):
+    """A jar that Maven loads, with its coordinates and its SHA-256."""
+
+    group: str
+    artefact: str
+    version: str
+    name: str
+    sha256: str
+
+
+def recorded() -> list[Jar]:
+    """Every jar that jvm/checksums.sha256 records: the engines', and Maven's plugins
+    with what they load. Raises SumsError.
     """
     paths = {Path(path): sha for path, sha in files.read_sums(CHECKSUMS).items()}
-    return {
-        (".".join(path.parts[:-3]), path.parts[-3], path.name): sha
+    return [
+        Jar(".".join(path.parts[:-3]), *path.parts[-3:], sha)
         for path, sha in paths.items()
         if path.suffix == ".jar"
-    }
+    ]
 
 
 def maven() -> Path:
