@@ -7,7 +7,7 @@ What is packed inside a jar or a wheel under other names (shaded) is not listed.
 import importlib.util
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cyclonedx.model import HashAlgorithm, HashType, Property
@@ -77,7 +77,8 @@ class Part:
         """Its package URL, which is unique but for a jar's classifier."""
         if self.ecosystem == "PyPI":
             return PackageURL("pypi", None, self.name, self.version)
-        return PackageURL("maven", *self.name.split(":"), self.version)
+        group, artefact = self.name.split(":")
+        return PackageURL("maven", group, artefact, self.version)
 
 
 def packages() -> list[Part]:
@@ -143,11 +144,10 @@ def spark_jars() -> list[Part]:
 
 def parts() -> list[Part]:
     """All of them, each once: what brings the same file twice is named together."""
-    merged: dict[tuple, list[str]] = {}
+    merged: dict[Part, list[str]] = {}
     for part in [*packages(), *maven_jars(), *spark_jars()]:
-        key = (part.ecosystem, part.name, part.version, part.sums)
-        merged.setdefault(key, []).append(part.of)
-    return sorted(Part(*key, " ".join(sorted(of))) for key, of in merged.items())
+        merged.setdefault(replace(part, of=""), []).append(part.of)
+    return sorted(replace(one, of=" ".join(sorted(of))) for one, of in merged.items())
 
 
 def document(listed: list[Part]) -> str:
@@ -170,6 +170,7 @@ def document(listed: list[Part]) -> str:
                 properties=[Property(name="workshop:of", value=part.of)],
             )
         )
+    bom.register_dependency(bom.metadata.component, bom.components)
     return JsonV1Dot6(bom).output_as_string(indent=2)
 
 

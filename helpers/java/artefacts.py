@@ -181,7 +181,7 @@ def recorded() -> list[Jar]:
     """
     paths = {Path(path): sha for path, sha in files.read_sums(CHECKSUMS).items()}
     return [
-        Jar(".".join(path.parts[:-3]), *path.parts[-3:], sha)
+        Jar(".".join(path.parts[:-3]), path.parts[-3], path.parts[-2], path.name, sha)
         for path, sha in paths.items()
         if path.suffix == ".jar"
     ]
