@@ -1,10 +1,11 @@
 # Every target does its own set-up, and only what is missing of it. `make help` lists them.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
+COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 SCALE ?= $(or $(WORKSHOP_SCALE),full)
 BESIDE := -n 2 --no-loadscope-reorder  # two tests at a time; tests/conftest.py says which ones share a process
 
-.PHONY: help setup run lab test faults doctor lint lock sums store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle bundle-test check-version audit
+.PHONY: help setup run lab test faults doctor lint lock sums store clean cluster-up cluster-down cluster-test benchmark learner progress site slides timing bundle bundle-test check-version audit sbom
 .DEFAULT_GOAL := help
 
 help: ## this list of what make can do
@@ -61,9 +62,9 @@ cluster-test: setup ## build, start, test and stop the cluster in containers (ab
 benchmark: setup ## compare local, Standalone, YARN and Kubernetes (by KUBECONFIG), then deploy the service there (an hour and a quarter)
 	@$(VENV)/python -m benchmark && $(VENV)/python -m benchmark.kill && $(VENV)/python -m benchmark.deploy
 
-lock: setup ## for maintainers: write requirements.txt from pyproject.toml
-	@$(VENV)/uv pip compile pyproject.toml --extra dev --extra site --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-header --quiet --output-file requirements.txt
+lock: setup ## for maintainers: write requirements.txt and requirements-build.txt from pyproject.toml
+	@$(COMPILE) pyproject.toml --extra dev --extra site --output-file requirements.txt
+	@$(COMPILE) --group build --output-file requirements-build.txt
 
 sums: setup ## for maintainers: write the checksums of the Java artefacts anew, after a version has moved
 	@$(VENV)/python -m tools.java_sums
@@ -84,10 +85,11 @@ bundle: setup ## one archive in build/bundle for rooms without a network: lesson
 check-version: setup ## try a version in a copy and say what breaks (PACKAGE=name==version)
 	@$(VENV)/python -m tools.check_version "$(PACKAGE)"
 
-audit: setup ## look for known vulnerabilities of the locked packages (asks the Python registry)
-	@test -x build/audit/bin/pip-audit || { "$(PYTHON)" -m venv build/audit && \
-	    build/audit/bin/python -m pip install --quiet --require-hashes -r requirements-audit.txt; }
-	@$(VENV)/python -m tools.audit build/audit/bin/pip-audit
+audit: setup ## look for known vulnerabilities of the locked packages and jars (asks osv.dev; ADVISORIES=folder: looks there)
+	@$(VENV)/python -m tools.audit $(if $(ADVISORIES),"$(ADVISORIES)")
+
+sbom: setup ## write build/sbom.cdx.json (CycloneDX): every package and jar with its version and SHA-256
+	@$(VENV)/python -m tools.sbom
 
 clean: ## delete build/ with everything generated (your progress, too)
 	@rm -rf build

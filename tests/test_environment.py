@@ -59,8 +59,8 @@ def test_conda_gets_the_same_versions():
         in conda["dependencies"]
     )
     assert f"openjdk={jdk.JAVA}" in conda["dependencies"]
-    assert "maven" in conda["dependencies"]
-    assert {"pip": ["-r requirements.txt"]} in conda["dependencies"]
+    assert {"pip": ["-r requirements-uv.txt"]} in conda["dependencies"]
+    assert "-r requirements.txt\n" in (settings.ROOT / "postBuild").read_text()
 
 
 def test_the_lessons_name_the_version_in_use():

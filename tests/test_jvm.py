@@ -12,12 +12,14 @@ import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from functools import partial
+from pathlib import Path
 
 import pytest
 from watch import below, until
 
-from helpers import settings
+from helpers import files, settings
 from helpers.java import artefacts, class_archives, jdk
 from helpers.java.gateway import gateway
 from helpers.java.jdk import JavaError
@@ -115,16 +117,20 @@ def test_a_damaged_jar_is_noticed(tmp_path, monkeypatch):
     assert module in artefacts.missing()
 
 
-def failing_maven(tmp_path, monkeypatch, script):
-    maven = tmp_path / "bin" / "mvn"
-    maven.parent.mkdir()
-    maven.write_text(f"#!/bin/sh\n{script}\n")
-    maven.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{maven.parent}{os.pathsep}{os.environ['PATH']}")
+MAVEN = f"apache-maven-{artefacts.MAVEN_VERSION}"
+
+
+@pytest.fixture
+def own_maven(tmp_path, monkeypatch):
+    """A build folder of its own, with the Maven that is here."""
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / MAVEN).symlink_to(artefacts.maven().parent.parent)
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
+    return tmp_path
 
 
 @pytest.mark.badinput
+@pytest.mark.usefixtures("own_maven")
 def test_no_network_at_first_set_up(tmp_path):
     """The real Maven, with an empty cache, sent to a port where nothing listens."""
     options = (
@@ -134,8 +140,7 @@ def test_no_network_at_first_set_up(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tools.fetch"],
         cwd=settings.ROOT,
-        env=os.environ
-        | {"MAVEN_OPTS": options, "WORKSHOP_BUILD": str(tmp_path / "build")},
+        env=os.environ | {"MAVEN_OPTS": options},
         capture_output=True,
         text=True,
         timeout=120,
@@ -166,17 +171,114 @@ def test_a_maven_that_hangs_is_given_up(tmp_path, monkeypatch):
 @pytest.mark.badinput
 @pytest.mark.security
 def test_other_jars_than_expected_are_refused(tmp_path, monkeypatch):
-    failing_maven(
-        tmp_path,
-        monkeypatch,
-        'for a; do case $a in -Dworkshop.java=*) mkdir -p "${a#*=}/ignite";; esac;'
-        " done",
+    maven = tmp_path / MAVEN / "bin" / "mvn"
+    maven.parent.mkdir(parents=True)
+    maven.write_text(
+        "#!/bin/sh\nfor a; do case $a in -Dworkshop.java=*) mkdir -p"
+        ' "${a#*=}/ignite";; esac; done\n'
     )
+    maven.chmod(0o755)
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path))
     with pytest.raises(
         JavaError, match=r"The jars of jvm/\w+ are not the expected ones"
     ):
         artefacts.fetch()
     assert artefacts.modules()[0] in artefacts.missing()
+
+
+# ---- what Maven loads: plugins, what they load, POMs
+
+
+PLUGIN = "org/apache/maven/plugins/maven-dependency-plugin/3.8.1/maven-dependency-plugin-3.8.1"
+CENTRAL = """<settings><mirrors><mirror><id>own</id><mirrorOf>central</mirrorOf>
+<url>{}</url></mirror></mirrors></settings>"""
+
+
+@pytest.fixture
+def small(own_maven, monkeypatch):
+    """A project like jvm/ with one module, which Maven resolves in seconds."""
+    folder = own_maven / "jvm"
+    shutil.copytree(settings.JVM / "spark-kafka", folder / "spark-kafka")
+    pom = (settings.JVM / "pom.xml").read_text()
+    modules = "<modules><module>spark-kafka</module></modules>"
+    (folder / "pom.xml").write_text(
+        re.sub("<modules>.*</modules>", modules, pom, flags=re.S)
+    )
+    shutil.copy(artefacts.CHECKSUMS, folder)
+    monkeypatch.setattr(settings, "JVM", folder)
+    return folder
+
+
+def jars_by_maven(folder):
+    artefacts.copy_by_maven(folder / "out")
+    return artefacts.sums(folder / "out" / "spark-kafka")
+
+
+@pytest.mark.badinput
+@pytest.mark.security
+def test_maven_runs_no_plugin_but_the_recorded_one(small):
+    """First it fetches, so that the change alone is what it refuses: another plugin,
+    another POM, a plugin that nobody recorded.
+    """
+    recorded = small / artefacts.CHECKSUMS.name
+    wanted = files.read_sums(small / "spark-kafka" / "SHA256SUMS")
+    assert jars_by_maven(small) == wanted
+    good = recorded.read_text()
+    for file, change in (
+        (f"{PLUGIN}.jar", r"\g<2>\g<1>  \g<3>"),
+        (f"{PLUGIN}.pom", r"\g<2>\g<1>  \g<3>"),
+        (f"{PLUGIN}.jar", ""),
+    ):
+        shutil.rmtree(small / "out")
+        line = rf"^(.)(.{{63}})  ({re.escape(file)})\n"
+        changed, count = re.subn(line, change and f"{change}\n", good, flags=re.M)
+        assert (count, changed == good) == (1, False)
+        recorded.write_text(changed)
+        with pytest.raises(
+            JavaError, match=r"another \S*maven-dependency-plugin\S* than"
+        ):
+            jars_by_maven(small)
+        assert not (small / "out").exists()
+        (small / "out").mkdir()
+
+
+@pytest.mark.security
+def test_what_a_mirror_gives_is_verified_too(small, tmp_path, monkeypatch):
+    """Maven's settings name a mirror, here the cache of this machine; into an empty
+    cache comes nothing that is not recorded.
+    """
+    jars_by_maven(small)  # fills this machine's cache, where it is empty
+    shutil.rmtree(small / "out")
+    mirror = (Path.home() / ".m2" / "repository").as_uri()
+    (tmp_path / "settings.xml").write_text(CENTRAL.format(mirror))
+    monkeypatch.setenv("MAVEN_ARGS", f"-s {tmp_path / 'settings.xml'}")
+    monkeypatch.setenv("MAVEN_OPTS", f"-Dmaven.repo.local={tmp_path / 'm2'}")
+    wanted = files.read_sums(small / "spark-kafka" / "SHA256SUMS")
+    assert jars_by_maven(small) == wanted
+    recorded = files.read_sums(artefacts.CHECKSUMS)
+    got = [
+        file for kind in ("jar", "pom") for file in (tmp_path / "m2").rglob(f"*.{kind}")
+    ]
+    assert len(got) > 50
+    assert {str(file.relative_to(tmp_path / "m2")) for file in got} <= set(recorded)
+    for file in got:
+        assert files.sha256(file) == recorded[str(file.relative_to(tmp_path / "m2"))]
+
+
+@pytest.mark.security
+def test_every_jar_of_the_engines_is_recorded_with_its_coordinates():
+    known = {(jar.name, jar.sha256) for jar in artefacts.recorded()}
+    assert all(
+        jar.name.startswith(f"{jar.artefact}-{jar.version}") and jar.group
+        for jar in artefacts.recorded()
+    )
+    for module in artefacts.modules():
+        wanted = files.read_sums(settings.JVM / module / "SHA256SUMS")
+        assert {
+            (name, sha)
+            for name, sha in wanted.items()
+            if not name.startswith(artefacts.RELOCATED)
+        } <= known
 
 
 @pytest.fixture
@@ -203,55 +305,40 @@ def test_only_the_damaged_module_is_put_back(tmp_path, monkeypatch, good):
     assert whole.stat().st_ino == before
 
 
-@pytest.mark.usefixtures("good")
-def test_sums_are_what_maven_gives(tmp_path, monkeypatch, capsys):
-    kept = {
-        module: (settings.JVM / module / "SHA256SUMS").read_text()
-        for module in artefacts.modules()
-    }
-    for module in kept:
-        (tmp_path / module).mkdir()
-        (tmp_path / module / "pom.xml").touch()
-    monkeypatch.setattr(settings, "JVM", tmp_path)
+def test_sums_are_what_maven_gives(small, monkeypatch, capsys):
+    """Written anew for the small project: all of it is what the large one records."""
+    recorded = small / artefacts.CHECKSUMS.name
+    monkeypatch.setattr(artefacts, "CHECKSUMS", recorded)
+    before = files.read_sums(recorded)
+    kept = (small / "spark-kafka" / "SHA256SUMS").read_text()
+    recorded.unlink()
     java_sums.main()
-    assert {
-        module: (tmp_path / module / "SHA256SUMS").read_text() for module in kept
-    } == kept
+    assert (small / "spark-kafka" / "SHA256SUMS").read_text() == kept
+    after = files.read_sums(recorded)
+    assert f"{PLUGIN}.jar" in after
+    assert after.items() <= before.items()
+    assert list(after) == sorted(after)
     assert "git diff jvm" in capsys.readouterr().out
 
 
 @pytest.fixture
 def mirror(tmp_path):
-    """A mirror on loopback with Maven's archive, which Maven itself fetches as an
-    artefact.
-    """
+    """A mirror on loopback with Maven's archive."""
     folder = tmp_path / "mirror"
-    wanted = f"org.apache.maven:apache-maven:{artefacts.MAVEN_VERSION}:tar.gz:bin"
-    command = [
-        artefacts.maven(),
-        "-q",
-        "-B",
-        "dependency:copy",
-        f"-Dartifact={wanted}",
-        f"-DoutputDirectory={folder}",
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    folder.mkdir()
+    (folder / f"{MAVEN}-bin.tar.gz").write_bytes(artefacts.download_maven())
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     handler.log_message = lambda *_: None
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield (
-        f"http://127.0.0.1:{server.server_port}/apache-maven-{artefacts.MAVEN_VERSION}-bin.tar.gz",
-        folder,
-    )
+    yield f"http://127.0.0.1:{server.server_port}/{MAVEN}-bin.tar.gz", folder
     server.shutdown()
     server.server_close()
 
 
-def test_maven_is_fetched_where_it_is_absent(mirror, tmp_path, monkeypatch):
+def test_maven_is_our_own_whatever_is_installed(mirror, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKSHOP_MAVEN_URL", mirror[0])
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
-    monkeypatch.setattr(artefacts.shutil, "which", lambda _: None)
     extractall = tarfile.TarFile.extractall
     monkeypatch.setattr(  # as in Python 3.11.2, which knows no filter
         tarfile.TarFile, "extractall", lambda tar, path: extractall(tar, path)
@@ -290,10 +377,9 @@ def breaks_off():
 def test_half_a_maven_is_not_kept(breaks_off, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKSHOP_MAVEN_URL", breaks_off)
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
-    monkeypatch.setattr(artefacts.shutil, "which", lambda _: None)
     with pytest.raises(
         JavaError,
-        match=r"could not be downloaded .*: check the network, or install Maven",
+        match=r"could not be downloaded .*: check the network, or set WORKSHOP_MAVEN_URL",
     ):
         artefacts.maven()
     assert not (tmp_path / "build").exists()
@@ -303,7 +389,6 @@ def test_half_a_maven_is_not_kept(breaks_off, tmp_path, monkeypatch):
 def test_a_mirror_that_is_no_address(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKSHOP_MAVEN_URL", "our mirror")
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
-    monkeypatch.setattr(artefacts.shutil, "which", lambda _: None)
     with pytest.raises(JavaError, match=r"could not be downloaded .*our mirror"):
         artefacts.maven()
 
@@ -315,11 +400,39 @@ def test_a_wrong_maven_is_refused(mirror, tmp_path, monkeypatch):
     next(folder.glob("*.tar.gz")).write_bytes(b"not Maven")
     monkeypatch.setenv("WORKSHOP_MAVEN_URL", url)
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
-    monkeypatch.setattr(artefacts.shutil, "which", lambda _: None)
     with pytest.raises(
-        JavaError, match="is not the expected one: install Maven yourself"
+        JavaError, match="is not the expected one, and was not unpacked"
     ):
         artefacts.maven()
+    assert not list(tmp_path.glob("build/apache-maven*"))
+
+
+def test_the_archive_is_looked_for_where_maven_looks(tmp_path, monkeypatch):
+    """The mirror that Maven's settings name, then what an installed Maven asks."""
+    home = tmp_path / "maven"
+    for folder in ("bin", "lib"):
+        (home / folder).mkdir(parents=True)
+    (home / "bin" / "mvn").write_text("#!/bin/sh\n")
+    (home / "bin" / "mvn").chmod(0o755)
+    with zipfile.ZipFile(home / "lib" / "maven-model-builder-3.8.7.jar", "w") as jar:
+        pom = "<repository><url>https://central.example/two</url></repository>"
+        jar.writestr("org/apache/maven/model/pom-4.0.0.xml", pom)
+    (tmp_path / ".m2").mkdir()
+    (tmp_path / ".m2" / "settings.xml").write_text(
+        CENTRAL.format("https://mirror.example/one/")
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(home / "bin"))
+    archive = (
+        f"org/apache/maven/apache-maven/{artefacts.MAVEN_VERSION}/{MAVEN}-bin.tar.gz"
+    )
+    assert artefacts._repositories() == [
+        f"https://mirror.example/one/{archive}",
+        f"https://central.example/two/{archive}",
+    ]
+    monkeypatch.setenv("PATH", "")
+    (tmp_path / ".m2" / "settings.xml").write_text("no XML")
+    assert artefacts._repositories() == []
 
 
 def test_at_scale_tiny_only_the_quick_compiler_runs(monkeypatch):

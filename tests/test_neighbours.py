@@ -15,7 +15,7 @@ from conftest import the_only_run
 from watch import AS_SOMEBODY, SOMEBODY
 
 from helpers import settings
-from helpers.java import jdk
+from helpers.java import artefacts, jdk
 from tools import check_version
 
 # Maven, as far as the lock is concerned: it notes when it begins and ends, and the jars
@@ -37,16 +37,15 @@ def test_jars_are_fetched_by_one_at_a_time(folders, tmp_path):
     """In one clone the second finds them there; in two clones Maven, whose cache both
     use, does not meet another.
     """
-    home, log, maven = tmp_path / "home", tmp_path / "log", tmp_path / "bin" / "mvn"
+    home, log = tmp_path / "home", tmp_path / "log"
     home.mkdir()
-    maven.parent.mkdir()
-    maven.write_text(MAVEN.format(log=log, jars=settings.build_dir() / "java"))
-    maven.chmod(0o755)
-    environment = os.environ | {
-        "HOME": str(home),
-        "PATH": f"{maven.parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    environment["JAVA_HOME"] = str(jdk.java_home())
+    for folder in set(folders):
+        own = tmp_path / folder / f"apache-maven-{artefacts.MAVEN_VERSION}"
+        maven = own / "bin" / "mvn"
+        maven.parent.mkdir(parents=True)
+        maven.write_text(MAVEN.format(log=log, jars=settings.build_dir() / "java"))
+        maven.chmod(0o755)
+    environment = os.environ | {"HOME": str(home), "JAVA_HOME": str(jdk.java_home())}
     fetching = [
         subprocess.Popen(
             [sys.executable, "-m", "tools.fetch"],

@@ -13,9 +13,11 @@ from urllib.parse import unquote, urldefrag, urljoin
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
+from watch import until
 
 from helpers import settings
-from tools import learner, lessons, pages, slides
+from tools import learner, lessons, pages, rendering, slides
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 STEMS = [lesson.stem for lesson in lessons.notebooks()]
@@ -28,9 +30,19 @@ HIDDEN = 40
 def built():
     """Folder with site/ and slides/, built once."""
     folder = settings.build_dir() / "tests" / "pages"
+    shutil.rmtree(folder, ignore_errors=True)
     assert pages.build(folder / "site") == 0
     slides.build(folder / "slides")
     return folder
+
+
+@pytest.fixture(scope="module")
+def executed(built):
+    """Folder with the pages that make run builds, of the lessons as they are stored."""
+    for stem in STEMS:
+        page = built / "pages" / f"{stem}.html"
+        rendering.to_html(settings.NOTEBOOKS / f"{stem}.ipynb", page)
+    return built / "pages"
 
 
 @functools.cache
@@ -99,6 +111,71 @@ def test_no_link_is_dead_and_nothing_is_loaded_from_elsewhere(built):
                 elif tag != "a" and not address.startswith("data:"):
                     dead.append((path.name, element[attribute]))
     assert dead == []
+
+
+ELSEWHERE = re.compile(r"\s*(?:https?:|ftp:|//)", re.I)
+
+
+def loads(html):
+    """What a page loads from other hosts when it opens; links to click are left out."""
+    page = BeautifulSoup(html, "html.parser")
+    found = [
+        value
+        for element in page.find_all(True)
+        for name, value in element.attrs.items()
+        if name in ("src", "srcset", "data", "poster", "action", "background")
+        or (name in ("href", "xlink:href") and element.name not in ("a", "area"))
+    ]
+    found = [value for value in found if ELSEWHERE.match(value)]
+    code = "\n".join(tag.get_text() for tag in page.find_all(["script", "style"]))
+    code += "\n".join(tag["style"] for tag in page.find_all(style=True))
+    asks = r"(?:url\(|import\(?|from|src\s*=|fetch\()\s*[\"']?((?:https?:|ftp:|//)\S+)"
+    return found + re.findall(asks, code)
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_page_of_make_run_loads_nothing(executed, stem):
+    html = (executed / f"{stem}.html").read_text(encoding="utf-8")
+    assert loads(html) == []
+    prose = "\n".join(
+        text.get_text() for text in soup(executed / f"{stem}.html").select("p, li, td")
+    )
+    source = (settings.NOTEBOOKS / f"{stem}.ipynb").read_text(encoding="utf-8")
+    cells = nbformat.reads(source, as_version=4).cells
+    formulas = sum(
+        len(re.findall(r"\$\$?[^$]+\$\$?", cell.source))
+        for cell in cells
+        if cell.cell_type == "markdown"
+    )
+    assert html.count("<math") == formulas
+    assert not re.search(r"\$[^$]*\\", prose)
+
+
+@pytest.mark.security
+def test_what_a_page_loads_is_noticed():
+    """As nbconvert by itself makes them: three scripts of another host."""
+    html, _ = HTMLExporter().from_filename(
+        str(settings.NOTEBOOKS / f"{STEMS[0]}.ipynb")
+    )
+    assert len(loads(html)) >= 3
+    for bad in (
+        '<img src="//x.example/a.png">',
+        '<link rel="stylesheet" href="https://x.example/a.css">',
+        "<style>@import 'https://x.example/a.css';</style>",
+        '<p style="background: url(https://x.example/a.png)">',
+        "<script>import('https://x.example/a.js')</script>",
+    ):
+        assert len(loads(bad)) == 1, bad
+    assert loads('<a href="https://x.example">read</a><img src="data:,">') == []
+
+
+@pytest.mark.security
+def test_sites_and_slides_load_nothing(built):
+    pages = [*html_files(built / "site"), *html_files(built / "slides")]
+    assert len(pages) > 2 * len(STEMS)
+    found = {page.name: loads(page.read_text(encoding="utf-8")) for page in pages}
+    assert {name: what for name, what in found.items() if what} == {}
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -260,6 +337,23 @@ def test_every_page_opens_in_a_browser(built, server, tab):
                 f"{path.name} is wider than a window of {width} pixels"
             )
         assert wrong == [], path.name
+
+
+FORMULAS = """[...document.querySelectorAll("math")].map(m => m.getBoundingClientRect())
+    .filter(box => box.width < 3 || box.height < 5).length"""
+
+
+@pytest.mark.browser
+def test_a_page_of_make_run_shows_all_without_a_network(executed, server, tab):
+    page, wrong = tab
+    for path in html_files(executed):
+        page.goto(server + str(path.relative_to(executed.parent)), wait_until="load")
+        assert page.evaluate(BAD_IMAGES) == [], path.name
+        assert page.evaluate(FORMULAS) == 0
+        assert wrong == [], path.name
+    # and whatever an output asks for, the page's own policy refuses it
+    page.evaluate("const i = new Image(); i.src = 'http://pictures.example/a.png'")
+    assert until(lambda: page.evaluate("1") and any("Policy" in w for w in wrong))
 
 
 @pytest.mark.browser

@@ -10,12 +10,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import venv
 import zipfile
+from pathlib import Path
 
 import pytest
 from watch import until
 
-from helpers import settings
+from helpers import files, settings
 from tools import bundle, lessons
 
 NO_NETWORK = {
@@ -143,6 +146,7 @@ def project(tmp_path):
         "tools/setup.py",
         "requirements.txt",
         "requirements-uv.txt",
+        "requirements-build.txt",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(settings.ROOT / name, folder / name)
@@ -220,6 +224,98 @@ def test_a_package_that_differs_from_its_checksum_is_not_installed(project, tmp_
         "git checkout -- requirements",
     )
     assert not list((project / ".venv").rglob("uv/__init__.py"))
+
+
+SOURCE = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "pyspark"
+version = "9.9"
+"""
+
+
+@pytest.fixture
+def source_package(project, tmp_path):
+    """A project with an environment that has uv, and whose lock has one package, of
+    source: a pyspark 9.9 that holds nothing. Runs the installation of its packages.
+    """
+    for name, text in (("pyproject.toml", SOURCE), ("pyspark/__init__.py", "")):
+        file = tmp_path / "pyspark-9.9" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    file = tmp_path / "wheels" / "pyspark-9.9.tar.gz"
+    file.parent.mkdir()
+    with tarfile.open(file, "w:gz") as tar:
+        tar.add(tmp_path / "pyspark-9.9", "pyspark-9.9")
+    (project / "requirements.txt").write_text(
+        f"pyspark==9.9 --hash=sha256:{files.sha256(file)}\n"
+    )
+    venv.create(project / ".venv")
+    uv = Path(sys.executable).with_name("uv")
+    (project / ".venv" / "bin" / "uv").symlink_to(uv)
+    code = "from tools import setup; setup.install('done')"
+    return lambda: subprocess.run(
+        [sys._base_executable, "-c", code],
+        cwd=project,
+        env=os.environ | {"UV_FIND_LINKS": str(file.parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.badinput
+@pytest.mark.security
+def test_a_package_is_built_only_with_what_is_locked(source_package, project):
+    """The build of PySpark runs setuptools: another one than the locked is refused."""
+    build = project / "requirements-build.txt"
+    locked = build.read_text()
+    build.write_text(re.sub(r"sha256:(..)", "sha256:00", locked))
+    done = source_package()
+    refused(done, "is not the one that its checksum names, and was not installed")
+    assert "setuptools" in done.stderr
+    assert not list((project / ".venv").rglob("pyspark"))
+    build.write_text(locked)
+    assert source_package().returncode == 0
+    (made_by,) = (project / ".venv").rglob("pyspark-9.9.dist-info/WHEEL")
+    version = re.search(r"^setuptools==([^ ]+)", locked, flags=re.M)[1]
+    assert f"Generator: setuptools ({version})" in made_by.read_text()
+
+
+@pytest.mark.badinput
+@pytest.mark.security
+def test_no_other_package_is_built(source_package, project, tmp_path):
+    """A lock that has another source package is refused before its code is run."""
+    other = tmp_path / "wheels" / "other-9.9.tar.gz"
+    folder = (tmp_path / "pyspark-9.9").rename(tmp_path / "other-9.9")
+    (folder / "pyproject.toml").write_text(SOURCE.replace("pyspark", "other"))
+    (folder / "setup.py").write_text("open('/nowhere/ran', 'w')")
+    with tarfile.open(other, "w:gz") as tar:
+        tar.add(folder, "other-9.9")
+    (project / "requirements.txt").write_text(
+        f"other==9.9 --hash=sha256:{files.sha256(other)}\n"
+    )
+    done = source_package()
+    assert done.returncode == 1
+    assert "no usable wheels" in done.stderr
+    assert "/nowhere/ran" not in done.stderr
+
+
+@pytest.mark.security
+def test_the_environment_has_no_installer_that_is_in_no_lock(source_package, project):
+    """venv brings an old pip and setuptools: when all is installed, they are gone."""
+    seeds = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
+    site = next((project / ".venv").glob("lib/*/site-packages"))
+    python = project / ".venv" / "bin" / "python"
+    subprocess.run([python, "-m", "ensurepip"], check=True, capture_output=True)
+    assert (site / "pip").exists()
+    assert source_package().returncode == 0
+    assert [name for name in seeds if (site / name).exists()] == []
+    here = Path(sys.prefix)  # and so they are in the environment that runs this
+    site = next(here.glob("lib/*/site-packages"))
+    assert [name for name in seeds if (site / name).exists()] == []
 
 
 @pytest.mark.badinput

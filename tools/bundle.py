@@ -5,6 +5,7 @@ It holds what git tracks, wheels of the locked packages, SINGA's wheel and the j
 tools/setup.py then uses only it.
 """
 
+import contextlib
 import hashlib
 import platform
 import re
@@ -12,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from helpers import errors, files, settings
@@ -22,7 +25,7 @@ from helpers.singa import bridge
 ROOT = settings.ROOT
 NAME = "apache-ml-workshop"
 PLATFORM = f"{platform.system()} {platform.machine()}"
-LOCKS = ("requirements.txt", "requirements-singa.txt")
+LOCKS = ("requirements.txt", "requirements-singa.txt", "requirements-build.txt")
 INSTALL = """\
 The workshop for a machine without a network: {platform}, Python 3.11.
 
@@ -46,8 +49,8 @@ def wheels(folder: Path) -> None:
     """Fill `folder` with wheels of the locked packages; only what the lock's hashes
     know is downloaded.
 
-    A package without a wheel (PySpark) is built here, once. Raises BundleError when one
-    cannot be had.
+    A package without a wheel (PySpark) is built here, once, with what the third lock
+    names. Raises BundleError when one cannot be had.
     """
     stamp = folder / "locks.sha256"
     wanted = files.sha256(*(ROOT / name for name in LOCKS))
@@ -58,12 +61,14 @@ def wheels(folder: Path) -> None:
         flush=True,
     )
     shutil.rmtree(folder, ignore_errors=True)
-    strict = ("--quiet", "--no-deps", "--require-hashes")
-    _pip("wheel", *strict, "--wheel-dir", folder, "-r", LOCKS[0])
-    if bridge.supported():
-        target = ("--python-version", "3.6", "--implementation", "cp", "--abi", "cp36m")
-        linux = ("--platform", "manylinux2014_x86_64", "--only-binary", ":all:")
-        _pip("download", *strict, *target, *linux, "--dest", folder, "-r", LOCKS[1])
+    with _pip() as pip:
+        strict = ("--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:")
+        source = ("--no-binary", "pyspark", "--no-build-isolation")
+        pip("wheel", *strict, *source, "--wheel-dir", folder, "-r", LOCKS[0])
+        if bridge.supported():
+            old = ("--python-version", "3.6", "--implementation", "cp")
+            linux = ("--abi", "cp36m", "--platform", "manylinux2014_x86_64")
+            pip("download", *strict, *old, *linux, "--dest", folder, "-r", LOCKS[1])
     stamp.write_text(wanted)
 
 
@@ -138,18 +143,29 @@ def pack(archive: Path) -> int:
     return len(members)
 
 
-def _pip(*arguments: object) -> None:
+@contextlib.contextmanager
+def _pip() -> Iterator[Callable[..., None]]:
+    """The pip of LOCKS[2] in an environment that has nothing but what that lock names:
+    what pip builds without isolation, it builds with that.
+    """
+    with tempfile.TemporaryDirectory(dir=settings.build_dir(), prefix="pip-") as folder:
+        python = Path(folder) / "bin" / "python"
+        uv = (sys.executable, "-m", "uv", "--quiet")
+        _run(*uv, "venv", folder, "--python", sys.executable)
+        sync = ("--require-hashes", "--only-binary", ":all:", LOCKS[2])
+        _run(*uv, "pip", "sync", "--python", python, *sync)
+        yield lambda *arguments: _run(python, "-m", "pip", *arguments)
+
+
+def _run(*command: object) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pip", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+        [*map(str, command)], cwd=ROOT, capture_output=True, text=True
     )
     if done.returncode:
-        said = re.findall(r"ERROR: .*", done.stderr)
+        said = re.findall(r"(?i)error: .*", done.stderr)
         raise BundleError(
             "A package could not be fetched: check the network and run `make bundle`"
-            f" again. pip said: {said[0][:300] if said else done.stderr[-300:]}"
+            f" again. It was said: {said[0][:300] if said else done.stderr[-300:]}"
         )
 
 

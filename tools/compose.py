@@ -16,6 +16,7 @@ from helpers import errors  # it needs the standard library only
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ENGINE = (20, 10)
+LOOPBACK_KEPT = (28, 0)  # since then: moby issue 45610
 COMPOSE = (1, 29)
 MEMORY_GB = (
     6  # the limits of the services add up to more; together they have never used it
@@ -58,8 +59,8 @@ def compose_command():
 
 
 def check_engine(gpu=False):
-    """The engine answers, is new enough, has the memory and, when asked for, a GPU.
-    Raises Problem.
+    """What the engine says of itself; it answers, is new enough, has the memory and,
+    when asked for, a GPU. Raises Problem.
     """
     info = json.loads(_said(["docker", "info", "--format", "{{json .}}"]) or "{}")
     if not info.get("ServerVersion"):
@@ -83,6 +84,23 @@ def check_engine(gpu=False):
             "The container engine knows no GPU: install the NVIDIA Container Toolkit,"
             " or do without (profile cpu)."
         )
+    return info
+
+
+def open_to_neighbours(info):
+    """A sentence where this engine forwards to others what is published on 127.0.0.1,
+    else None. Docker Desktop and a rootless engine do not forward at all.
+    """
+    options = " ".join(info.get("SecurityOptions") or [])
+    apart = "Docker Desktop" in info.get("OperatingSystem", "") or "rootless" in options
+    if apart or _numbers(info["ServerVersion"]) >= LOOPBACK_KEPT:
+        return None
+    return (
+        f"Warning: Docker {info['ServerVersion']} lets other machines of this network"
+        " reach the ports that are published on 127.0.0.1; install"
+        f" {_dotted(LOOPBACK_KEPT)} or newer, or use it only in a network that you"
+        " trust."
+    )
 
 
 def check_ports(gpu=False):
@@ -121,7 +139,9 @@ def up(gpu=False):
     say where they are.
     """
     compose = compose_command()
-    check_engine(gpu)
+    warning = open_to_neighbours(check_engine(gpu))
+    if warning:
+        print(warning, flush=True)
     if not _said([*compose, "ps", "-q"]):
         check_ports(gpu)
     share_learner_folder()

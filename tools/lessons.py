@@ -1,4 +1,4 @@
-"""The lessons as files: found, executed at a scale, rendered as pages."""
+"""The lessons as files: found, and executed at a scale."""
 
 import argparse
 import json
@@ -105,15 +105,6 @@ def store(notebook: Path, executed: Path) -> None:
                 if output.get("execution_count"):
                     output["execution_count"] = count
     nbformat.write(lesson, notebook)
-
-
-def to_html(notebook: Path, page: Path) -> None:
-    """Render an executed lesson as one HTML file."""
-    from nbconvert import HTMLExporter
-
-    html, _ = HTMLExporter().from_filename(str(notebook))
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(html, encoding="utf-8")
 
 
 def cell_limit(lesson: Path) -> int:
@@ -313,6 +304,7 @@ def _run_one(lesson: Path, scale: str, keep: bool, pipe: Connection) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     from helpers.lesson.metrics import PeakMemory
+    from tools.rendering import to_html
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     copy, memory = _copy(lesson, scale), PeakMemory(every=1)

@@ -20,7 +20,7 @@ LOCK = VENV + ".lock"  # beside it, for it may be made anew
 PROJECT = os.path.join(VENV, "project.txt")  # where the installed package lies
 STAMP = os.path.join(VENV, "requirements.sha256")
 LAB_SETTINGS = os.path.join(VENV, "share", "jupyter", "lab", "settings")
-LOCKS = ("requirements-uv.txt", "requirements.txt")
+LOCKS = ("requirements-uv.txt", "requirements.txt", "requirements-build.txt")
 # An unpacked bundle (make bundle) has everything beside it: then nothing else is asked.
 BUNDLE = os.path.join(ROOT, "bundle")
 
@@ -33,7 +33,7 @@ TROUBLES = (
         (
             "A package is not the one that its checksum names, and was not installed:"
             " run this again; if it says so again, restore the list with `git checkout"
-            " -- requirements.txt requirements-uv.txt`."
+            " -- requirements.txt requirements-uv.txt requirements-build.txt`."
         ),
     ),
     (
@@ -112,6 +112,8 @@ def install(wanted):
                 "--quiet",
                 "--disable-pip-version-check",
                 "--require-hashes",
+                "--only-binary",
+                ":all:",
                 "-r",
                 LOCKS[0],
             ],
@@ -121,15 +123,19 @@ def install(wanted):
         "Installing the locked packages (one to three minutes, about 1.5 GB)",
         flush=True,
     )
-    lock = (
+    # Wheels only, and one source package, PySpark: built with what LOCKS[2] names, and
+    # uv holds that to its hashes, too. A bundle has a wheel of it.
+    lock = ["--only-binary", ":all:", "--require-hashes"] + (
         [os.path.join(BUNDLE, LOCKS[1]), "--no-index"]
         if os.path.isdir(BUNDLE)
-        else [LOCKS[1]]
+        else ["--no-binary", "pyspark", "--build-constraint", LOCKS[2], LOCKS[1]]
     )
     if os.path.exists(PROJECT):
         os.remove(PROJECT)  # the sync takes the project out
+    run([uv, "pip", "sync", "--quiet", "--python", PYTHON, *lock], OFFLINE)
+    # venv's own installers are old, in no lock, and needed no longer.
     run(
-        [uv, "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", *lock],
+        [uv, "pip", "uninstall", "--quiet", "--python", PYTHON, "pip", "setuptools"],
         OFFLINE,
     )
     # The Lab shows a cell's time only if the notebook keeps it.

@@ -1,9 +1,13 @@
-"""The engines' jars: fetched once by Maven and verified by their checksums."""
+"""The engines' jars: fetched once by Maven, which verifies all that it loads by its
+checksum.
+"""
 
+import contextlib
 import hashlib
 import http.client
 import io
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -12,6 +16,8 @@ import urllib.request
 import zipfile
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
 
 from helpers import files, settings
 from helpers.java import jdk
@@ -24,6 +30,8 @@ MAVEN_SHA512 = (
     "bcfe4fe305c962ace56ac7b5fc7a08b87d5abd8b7e89027ab251069faebee516"
     "b0ded8961445d6d91ec1985dfe30f8153268843c89aa392733d1a3ec956c9978"
 )
+# SHA-256 of every file that Maven loads to fetch the jars, by its path in a repository.
+CHECKSUMS = settings.JVM / "checksums.sha256"
 # Jars whose packages Maven renames on this machine: each zlib compresses differently,
 # so their contents are verified.
 RELOCATED = "relocated-"
@@ -89,13 +97,19 @@ def fetch() -> None:
             fetched.rename(target)
 
 
-def copy_by_maven(folder: str | Path) -> None:
-    """Let Maven fetch the jars of all modules into `folder`/MODULE, unverified. Raises
-    JavaError when it fails.
+def copy_by_maven(folder: str | Path, record: Path | None = None) -> None:
+    """Let Maven fetch the jars of all modules into `folder`/MODULE.
+
+    Maven loads nothing, neither jar nor plugin nor POM, whose SHA-256 is not the one in
+    jvm/checksums.sha256; with `record` it writes such a file into that folder instead
+    (for maintainers). Raises JavaError when it fails.
     """
     command: list[str | Path] = [
-        *(maven(), "-q", "-B", "--strict-checksums", "-f", settings.JVM / "pom.xml"),
-        *("package", "dependency:copy-dependencies", f"-Dworkshop.java={folder}"),
+        *(maven(), "-q", "-e", "-B", "--strict-checksums", "-f"),
+        *(settings.JVM / "pom.xml", "package", "dependency:copy-dependencies"),
+        *(f"-Dworkshop.java={folder}", *_trust(record)),
+        # proxies of MAVEN_OPTS, too, not of Maven's settings alone
+        "-Daether.connector.http.useSystemProperties=true",
     ]
     environment = os.environ | jdk.LOCALE | {"JAVA_HOME": str(jdk.java_home())}
     with locked(
@@ -116,55 +130,139 @@ def copy_by_maven(folder: str | Path) -> None:
                 " the network and run the same command again."
             ) from None
     if done.returncode:
-        errors = [line for line in done.stdout.splitlines() if "ERROR" in line]
-        raise JavaError(
-            "Maven could not fetch the Java artefacts: check the network (the first"
-            " set-up needs it) and run the same command again. Maven said:"
-            f" {errors[0][:300] if errors else done.stderr[-300:]}"
+        raise JavaError(_what_maven_said(done.stdout, done.stderr))
+
+
+def _trust(record: Path | None) -> list[str]:
+    """Options by which Maven's resolver compares each file, downloaded or cached, with
+    a recorded SHA-256 before it is used: maven.apache.org/resolver/expected-checksums.
+    """
+    check = "aether.artifactResolver.postProcessor.trustedChecksums"
+    source = "aether.trustedChecksumsSource.summaryFile"
+    options = {
+        check: "true",
+        f"{check}.checksumAlgorithms": "SHA-256",
+        f"{check}.failIfMissing": str(record is None).lower(),
+        f"{check}.record": str(record is not None).lower(),
+        source: "true",
+        f"{source}.basedir": str(record or settings.JVM),
+        f"{source}.originAware": "false",  # a mirror's files have the same sums
+    }
+    return [f"-D{name}={value}" for name, value in options.items()]
+
+
+def _what_maven_said(said: str, beside: str) -> str:
+    """A sentence for a failed run, from Maven's output and its error stream."""
+    other = re.search(
+        r"Artifact (\S+) trusted checksum mismatch|trusted checksum.* for artifact"
+        r" (\S+)",
+        said,
+    )
+    if other:
+        return (
+            f"Maven was given another {other[1] or other[2]} than jvm/{CHECKSUMS.name}"
+            " names, and did not use it: delete it from Maven's cache"
+            " (~/.m2/repository) and run the same command again, or `make sums` if a"
+            " version has moved."
         )
+    errors = [line for line in said.splitlines() if "ERROR" in line]
+    return (
+        "Maven could not fetch the Java artefacts: check the network (the first"
+        " set-up needs it) and run the same command again. Maven said:"
+        f" {errors[0][:300] if errors else beside[-300:]}"
+    )
+
+
+class Jar(NamedTuple):
+    """A jar that Maven loads, with its coordinates and its SHA-256."""
+
+    group: str
+    artefact: str
+    version: str
+    name: str
+    sha256: str
+
+
+def recorded() -> list[Jar]:
+    """Every jar that jvm/checksums.sha256 records: the engines', and Maven's plugins
+    with what they load. Raises SumsError.
+    """
+    paths = {Path(path): sha for path, sha in files.read_sums(CHECKSUMS).items()}
+    return [
+        Jar(".".join(path.parts[:-3]), path.parts[-3], path.parts[-2], path.name, sha)
+        for path, sha in paths.items()
+        if path.suffix == ".jar"
+    ]
 
 
 def maven() -> Path:
-    """Maven's command: the installed one, or a copy of our own, downloaded once and
-    verified by its SHA-512.
+    """Maven's command: always a copy of our own, downloaded once and verified by its
+    SHA-512; an installed one may be too old to verify what it loads.
     """
-    installed = shutil.which("mvn")
-    if installed:
-        return Path(installed)
-    own = settings.build_dir() / f"apache-maven-{MAVEN_VERSION}" / "bin" / "mvn"
-    if not own.exists():
-        _download_maven(settings.maven_url() or MAVEN_URL)
-    return own
-
-
-def _download_maven(url: str) -> None:
-    print(f"Maven is not installed: downloading {MAVEN_VERSION} (9 MB)", flush=True)
-    try:
-        with urllib.request.urlopen(url, timeout=60) as response:
-            archive = response.read()
-    except (
-        OSError,
-        ValueError,
-        http.client.HTTPException,
-    ) as error:  # nobody there, no address, half a file
-        raise JavaError(
-            f"Maven could not be downloaded ({error}): check the network, or install"
-            " Maven."
-        ) from None
-    if hashlib.sha512(archive).hexdigest() != MAVEN_SHA512:
-        raise JavaError(
-            f"The Maven downloaded from {url} is not the expected one: install Maven"
-            " yourself."
-        )
     home = settings.build_dir() / f"apache-maven-{MAVEN_VERSION}"
-    shutil.rmtree(home, ignore_errors=True)
-    with (
-        files.atomic(home) as unfinished,
-        tarfile.open(fileobj=io.BytesIO(archive)) as tar,
-    ):
-        # A folder of the same name. Without filter="data", which Python 3.11.2 does
-        # not know: the archive's checksum is verified.
-        tar.extractall(unfinished.parent)
+    if not home.exists():
+        archive = download_maven()
+        with (
+            files.atomic(home) as unfinished,
+            tarfile.open(fileobj=io.BytesIO(archive)) as tar,
+        ):
+            # A folder of the same name. Without filter="data", which Python 3.11.2 does
+            # not know: the archive's checksum is verified.
+            tar.extractall(unfinished.parent)
+    return home / "bin" / "mvn"
+
+
+def download_maven() -> bytes:
+    """Maven's archive, verified, from the first place that has it. Raises JavaError."""
+    print(f"Downloading Maven {MAVEN_VERSION} (9 MB)", flush=True)
+    given = settings.maven_url()
+    troubles = []
+    for url in [given] if given else [*_repositories(), MAVEN_URL]:
+        try:
+            with urllib.request.urlopen(url, timeout=60) as response:
+                archive = response.read()
+        except (
+            OSError,
+            ValueError,
+            http.client.HTTPException,
+        ) as error:  # nobody there, no address, half a file
+            troubles.append(str(error))
+            continue
+        if hashlib.sha512(archive).hexdigest() == MAVEN_SHA512:
+            return archive
+        raise JavaError(
+            f"The Maven downloaded from {url} is not the expected one, and was not"
+            " unpacked: set WORKSHOP_MAVEN_URL to another place that has"
+            f" {MAVEN_URL.rpartition('/')[2]}."
+        )
+    raise JavaError(
+        f"Maven could not be downloaded ({'; '.join(troubles)}): check the network, or"
+        " set WORKSHOP_MAVEN_URL to a place that has"
+        f" {MAVEN_URL.rpartition('/')[2]}."
+    )
+
+
+def _repositories() -> list[str]:
+    """Where Maven's archive should lie in the repository that Maven's settings name as
+    a mirror, and in the one that an installed Maven asks.
+    """
+    path = f"org/apache/maven/apache-maven/{MAVEN_VERSION}/"
+    path += MAVEN_URL.rpartition("/")[2]
+    places = []
+    with contextlib.suppress(OSError, ElementTree.ParseError):
+        settings_file = ElementTree.parse(Path.home() / ".m2" / "settings.xml")
+        for mirror in settings_file.iterfind(".//{*}mirror"):
+            of = (mirror.findtext("{*}mirrorOf") or "").split(",")
+            if {"*", "external:*", "central"} & {one.strip() for one in of}:
+                places.append(mirror.findtext("{*}url") or "")
+    installed = shutil.which("mvn")
+    with contextlib.suppress(OSError, KeyError, StopIteration, zipfile.BadZipFile):
+        home = Path(installed or "").resolve().parent.parent
+        model = next(home.glob("lib/maven-model-builder*.jar"))
+        with zipfile.ZipFile(model) as jar:  # the POM that all others inherit from
+            pom = jar.read("org/apache/maven/model/pom-4.0.0.xml").decode()
+        places += re.findall(r"<url>\s*(\S+?)\s*</url>", pom)[:1]
+    return [f"{place.strip().rstrip('/')}/{path}" for place in places]
 
 
 def _jar_folder(module: str) -> Path:
