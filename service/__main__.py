@@ -42,6 +42,7 @@ def main() -> None:
     config = Config(
         model=settings.model_file(),
         addresses=tuple(settings.ignite()),
+        certificates=settings.ignite_tls(),
         threads=settings.service_threads(),
         max_age=settings.service_max_age(),
     )

@@ -40,12 +40,14 @@ BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 @dataclass(frozen=True)
 class Config:
-    """`addresses` of Ignite's nodes (empty: no store), worker `threads`; in seconds:
-    how old live features may be (`max_age`) and how long a body may take (`patience`).
+    """`addresses` of Ignite's nodes (empty: no store) and the folder of their
+    `certificates`, worker `threads`; in seconds: how old live features may be
+    (`max_age`) and how long a body may take (`patience`).
     """
 
     model: Path
     addresses: tuple[tuple[str, int], ...] = ()
+    certificates: Path | None = None
     threads: int = 8
     max_age: float = 1800.0
     patience: float = BODY_SECONDS
@@ -148,7 +150,8 @@ def create_app(config: Config, store: Store | None = None) -> FastAPI:
     used.
     """
     model_file, measures = ModelFile(config.model), Measures()
-    store = Store(config.addresses) if store is None else store
+    if store is None:
+        store = Store(config.addresses, certificates=config.certificates)
     # threads that stay: each keeps its connection
     workers = ThreadPoolExecutor(config.threads, "worker")
     measures.model.labels(model_file.model.version).set(1)

@@ -6,6 +6,7 @@ import datetime
 import decimal
 import inspect
 import logging
+import os
 import ssl
 import threading
 import uuid
@@ -21,6 +22,8 @@ from pyignite.connection.ssl import create_ssl_context
 from pyignite.datatypes.base import IgniteDataType
 from pyignite.exceptions import ReconnectError
 from pyignite.utils import is_binary
+
+from helpers.settings import SettingError
 
 T = TypeVar("T")
 SCALARS = (
@@ -173,10 +176,16 @@ def tls_options(folder: Path | None) -> dict[str, object]:
     """pyignite's options for a cluster with the certificates of `folder`: show ours,
     and accept only a node whose certificate the same authority has signed.
 
-    None is a cluster without certificates: no options.
+    None is a cluster without certificates: no options. Raises SettingError for a folder
+    without certificates that this user can read.
     """
     if folder is None:
         return {}
+    if not os.access(folder / "member.pem", os.R_OK):
+        raise SettingError(
+            f"{folder} holds no certificates that this user can read: name by"
+            " WORKSHOP_IGNITE_TLS the folder that Ignite's nodes use."
+        )
     return {
         "use_ssl": True,
         "ssl_version": ssl.PROTOCOL_TLS_CLIENT,

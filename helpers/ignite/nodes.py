@@ -339,12 +339,15 @@ def cluster(
 
 
 @contextmanager
-def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
+def driver(
+    cluster: Cluster, heap: int = 512, certificates: Path | None = None
+) -> Iterator[JavaGateway]:
     """A JVM with Ignite's classes for this notebook, as a py4j gateway; ended with the
     block.
 
     `gateway.jvm.org.apache.ignite.Ignition.start(str(CONFIG))` in it makes a client
-    node: part of the cluster, without data. Raises ProcessError when it does not start.
+    node: part of the cluster, without data, and let in with the cluster's certificates,
+    or refused with those of another folder. Raises ProcessError when it does not start.
     """
     folder = own_folder(settings.build_dir() / "ignite", "driver")
     properties = recipe.properties(
@@ -354,7 +357,7 @@ def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
         port=free_port(),
         discovery_port=free_port(),
         discovery=cluster.discovery(),
-        tls=cluster.certificates,
+        tls=certificates or cluster.certificates,
         client="true",
     )
     java = recipe.java(heap, "-DIGNITE_QUIET=true", *properties)
