@@ -659,7 +659,7 @@ def on_ignite(content, matrix, tmp_path_factory):
         ignite.cluster(nodes=1, heap=160, local=True, name="service") as cluster,
         cluster.clients() as clients,
         scoring_process.running(
-            file, cluster.addresses, WORKSHOP_SERVICE_MAX_AGE=900
+            file, cluster.addresses, cluster.certificates, WORKSHOP_SERVICE_MAX_AGE=900
         ) as running,
     ):
         made = Stored(Nodes(clients), running, matrix, content)

@@ -6,18 +6,23 @@ cluster as well, where it succeeds: a refusal is the certificate's doing. `open_
 is how nodes start on Kubernetes, and how all of them started before.
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pyignite
 import pytest
+from pyignite.exceptions import SQLError
 from watch import listening, until
 
+from docker import health, start
 from helpers import settings
 from helpers.ignite import certificates, recipe
 from helpers.ignite import nodes as ignite
@@ -322,3 +327,141 @@ def test_the_owners_node_can(closed):
     assert closed.servers_seen(0) == 2
     closed.kill(1)
     assert until(lambda: closed.servers_seen(0) == 1)
+
+
+# ---- clients in other languages
+
+
+def test_java_needs_the_certificates_too(closed, tmp_path):
+    """JDBC, and a client node, which would be part of the cluster."""
+    certificates.make(tmp_path / "other")
+    before = len(ignite.TOPOLOGY.findall(closed.nodes[0].output()))
+    with ignite.driver(closed, heap=128, certificates=tmp_path / "other") as driver:
+        connect = driver.jvm.java.sql.DriverManager.getConnection
+        door = driver.jvm.java.util.Properties()
+        other = certificates.for_jdbc(tmp_path / "other")
+        for properties in ({}, closed.jdbc_properties | other):
+            door.clear()
+            door.putAll(properties)
+            with pytest.raises(Exception, match=r"SSL|Failed to connect"):
+                connect(closed.jdbc_url, door)
+        door.putAll(closed.jdbc_properties)
+        connect(closed.jdbc_url, door).close()
+        with pytest.raises(Exception, match="Unable to establish secure connection"):
+            driver.jvm.org.apache.ignite.Ignition.start(str(ignite.CONFIG))
+    assert len(ignite.TOPOLOGY.findall(closed.nodes[0].output())) == before
+
+
+@pytest.mark.skipif(
+    not (shutil.which("node") and shutil.which("npm")), reason="no Node.js, or no npm"
+)
+def test_the_lines_for_nodejs_in_lesson_04_work(closed, theirs, tmp_path):
+    lesson = json.loads((settings.NOTEBOOKS / "04_ignite.ipynb").read_text())
+    texts = "\n".join("".join(cell["source"]) for cell in lesson["cells"])
+    (lines,) = re.findall(r"```js\n(.*?)```", texts, flags=re.S)
+    (tmp_path / "count.js").write_text(lines)
+    for name in ("package.json", "package-lock.json"):  # with checksums
+        shutil.copy(settings.ROOT / "tests" / "node" / name, tmp_path)
+    quick = ("--ignore-scripts", "--no-audit", "--no-fund")
+    installed = subprocess.run(
+        ["npm", "ci", *quick], cwd=tmp_path, capture_output=True, text=True
+    )
+    if "network" in installed.stderr:
+        pytest.skip(f"npm cannot fetch the client: {installed.stderr[:200]}")
+    assert installed.returncode == 0, installed.stderr
+
+    def count(folder):
+        host, port = closed.addresses[0]
+        return subprocess.run(
+            ["node", "count.js", folder, f"{host}:{port}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    with closed.clients() as clients:
+        flights = clients.get().get_or_create_cache("FLIGHTS")
+        flights.put_all({1: "a", 2: "b", 3: "c"})
+    assert count(closed.certificates).stdout == "3 flights\n"
+    stranger = count(theirs / "tls")
+    assert (stranger.returncode, stranger.stdout) == (1, "")
+
+
+# ---- containers
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux answers on all of 127.0.0.0/8"
+)
+@pytest.mark.parametrize("tls", [True, False], ids=["compose", "kubernetes"])
+def test_nodes_of_containers_meet_and_are_healthy(tmp_path, monkeypatch, tls):
+    """docker/start.py and health.py on addresses of this machine; Kubernetes' manifests
+    name no certificates and find the doors open.
+    """
+    hosts = ["127.0.0.21", "127.0.0.22"]
+    for name, port in (
+        ("WORKSHOP_IGNITE", 10800),
+        ("WORKSHOP_IGNITE_DISCOVERY", 47500),
+    ):
+        monkeypatch.setenv(name, ",".join(f"{host}:{port}" for host in hosts))
+    folder = tmp_path / "certificates" / "ignite"
+    monkeypatch.setenv("WORKSHOP_IGNITE_TLS", str(folder) if tls else "")
+    monkeypatch.setenv("IGNITE_REGION", "64")
+    monkeypatch.chdir(tmp_path)
+    nodes = []
+    try:
+        for host in hosts:
+            monkeypatch.setenv("IGNITE_NODE", host)
+            monkeypatch.setattr(start, "HOST", host)
+            monkeypatch.setattr(start, "FILES", tmp_path / host)
+            (tmp_path / host).mkdir()
+            node = start.ignite()
+            log = tmp_path / f"{host}.log"
+            nodes.append(Child(node.command, log, node.environment, tmp_path / host))
+        for host, node in zip(hosts, nodes, strict=True):
+            monkeypatch.setattr(health, "HOST", host)
+            assert until(lambda: answers(health.ignite), 120), node.output()
+        with ignite.cluster() as cluster, cluster.clients() as clients:
+            count = "SELECT COUNT(*) FROM SYS.NODES"
+            assert until(
+                lambda: answers(lambda: next(clients.get().sql(count))[0] == 2)
+            )
+        monkeypatch.setenv("WORKSHOP_IGNITE_TLS", "")
+        assert answers(health.ignite) is not tls
+    finally:
+        for node in nodes:
+            node.stop()
+
+
+def answers(ask):
+    """What it says, False while the node has not come so far."""
+    with suppress(OSError, ValueError, SQLError):
+        return ask()
+    return False
+
+
+def test_nodes_that_start_at_once_share_what_the_first_has_made(tmp_path):
+    share = "import sys, pathlib; from helpers.ignite import certificates as c;"
+    share += " c.share(pathlib.Path(sys.argv[1]), 'ignite-1', 'ignite-2')"
+    folder = tmp_path / "volume" / "ignite"
+    at_once = [
+        subprocess.Popen([sys.executable, "-c", share, folder], cwd=settings.ROOT)
+        for _ in range(4)
+    ]
+    assert [process.wait(120) for process in at_once] == [0] * 4
+    assert sorted(path.name for path in folder.parent.iterdir()) == [
+        "ignite",
+        "ignite.lock",
+    ]
+
+
+@pytest.mark.badinput
+def test_a_folder_without_certificates_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_IGNITE", "127.0.0.1:10800")
+    monkeypatch.setenv("WORKSHOP_IGNITE_TLS", str(tmp_path))
+    with (
+        ignite.cluster() as cluster,
+        pytest.raises(settings.SettingError, match="WORKSHOP_IGNITE_TLS"),
+    ):
+        cluster.clients()
