@@ -7,6 +7,7 @@ python -I -S health.py spark-master | spark-worker | ignite | kafka | lab
 import json
 import os
 import socket
+import ssl
 import struct
 import sys
 import urllib.request
@@ -32,7 +33,12 @@ def ignite() -> bool:
     """The node accepts a thin client's handshake, version 1.2.0; it does so once it has
     joined the cluster.
     """
-    return _ask(10800, "<", struct.pack("<BHHHB", 1, 1, 2, 0, 2))[:1] == b"\x01"
+    context, folder = None, os.environ.get("WORKSHOP_IGNITE_TLS")
+    if folder:
+        context = ssl.create_default_context(cafile=f"{folder}/ca.pem")
+        context.load_cert_chain(f"{folder}/member.pem")
+    handshake = struct.pack("<BHHHB", 1, 1, 2, 0, 2)
+    return _ask(10800, "<", handshake, context)[:1] == b"\x01"
 
 
 def kafka() -> bool:
@@ -52,12 +58,15 @@ def _json(url: str) -> dict:
         return json.load(answer)
 
 
-def _ask(port: int, order: str, message: bytes) -> bytes:
+def _ask(
+    port: int, order: str, message: bytes, tls: ssl.SSLContext | None = None
+) -> bytes:
     """Send a message with its length before it, and return the answer without its
     length.
     """
     with (
-        socket.create_connection((HOST, port), SECONDS) as connection,
+        socket.create_connection((HOST, port), SECONDS) as plain,
+        tls.wrap_socket(plain, server_hostname=HOST) if tls else plain as connection,
         connection.makefile("rb") as answers,
     ):
         connection.sendall(struct.pack(order + "i", len(message)) + message)

@@ -41,9 +41,16 @@ def spark_worker() -> Recipe:
 
 
 def ignite() -> Recipe:
-    """A node that holds data in memory: clients on 10800, the other nodes on 47500."""
-    from helpers.ignite import recipe
+    """A node that holds data in memory: clients on 10800, the other nodes on 47500.
 
+    Where WORKSHOP_IGNITE_TLS names a folder only who can read the certificates in it
+    gets in; the first node makes them.
+    """
+    from helpers.ignite import certificates, recipe
+
+    tls = settings.ignite_tls()
+    if tls:
+        certificates.share(tls, *(host for host, _ in settings.ignite()))
     folder = FILES / "ignite"
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
@@ -56,6 +63,7 @@ def ignite() -> Recipe:
         discovery_port=47500,
         discovery=settings.ignite_discovery(),
         region=os.environ["IGNITE_REGION"],
+        tls=tls,
     )
 
 

@@ -157,6 +157,14 @@ def ignite_discovery() -> str:
     return addresses
 
 
+def ignite_tls() -> Path | None:
+    """Folder of the external Ignite cluster's certificates (WORKSHOP_IGNITE_TLS), or
+    None: that cluster lets everybody in.
+    """
+    folder = os.environ.get("WORKSHOP_IGNITE_TLS")
+    return Path(folder) if folder else None
+
+
 def model_file() -> Path:
     """The scoring service's model, a JSON file (WORKSHOP_MODEL). Raises SettingError
     when it is not set.

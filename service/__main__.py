@@ -65,6 +65,7 @@ def main() -> None:
     config = Config(
         model=settings.model_file(),
         addresses=tuple(settings.ignite()),
+        certificates=settings.ignite_tls(),
         threads=settings.service_threads(),
         max_age=settings.service_max_age(),
         budget=settings.service_store_budget() / 1e3,

@@ -42,13 +42,14 @@ class Gone(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """`addresses` of Ignite's nodes (empty: no store), worker `threads`; in seconds:
-    how old live features may be (`max_age`), and how long a request may wait for the
-    store (`budget`).
+    """`addresses` of Ignite's nodes (empty: no store) and the folder of their
+    `certificates`, worker `threads`; in seconds: how old live features may be
+    (`max_age`), and how long a request may wait for the store (`budget`).
     """
 
     model: Path
     addresses: tuple[tuple[str, int], ...] = ()
+    certificates: Path | None = None
     threads: int = 8
     max_age: float = 1800.0
     budget: float = 2.0
@@ -130,7 +131,7 @@ def create_app(config: Config, store: Backend | None = None) -> FastAPI:
     model_file, state = ModelFile(config.model), State()
     measures = state.measures
     if store is None:
-        store = Store(config.addresses, timeout=config.budget)
+        store = Store(config.addresses, config.budget, config.certificates)
     budgeted = Budgeted(store, config.threads, config.budget)
     workers = ThreadPoolExecutor(config.threads, "worker")
     # One computes at a time: more would only take the interpreter from one another, and

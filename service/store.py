@@ -3,11 +3,12 @@ word when it is down.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pyignite.exceptions import CacheError, ReconnectError
 
 from helpers.errors import WorkshopError
-from helpers.ignite.client import Clients
+from helpers.ignite.client import Clients, tls_options
 
 # kept up to date by the stream of departures
 AIRPORTS, FLIGHTS = ("live_airports", "live_flights")
@@ -23,13 +24,21 @@ class Unreadable(StoreDown):
 
 
 class Store:
-    """Reads from Ignite; safe to use from several threads, each of which gets its own
-    connection.
+    """Reads from Ignite, with the certificates of a folder if there is one; safe to use
+    from several threads, each of which gets its own connection.
     """
 
-    def __init__(self, addresses: Sequence[tuple[str, int]], timeout: float = 5.0):
+    def __init__(
+        self,
+        addresses: Sequence[tuple[str, int]],
+        timeout: float = 5.0,
+        certificates: Path | None = None,
+    ):
         self._clients = Clients(
-            list(addresses), timeout=timeout, handshake_timeout=timeout
+            list(addresses),
+            timeout=timeout,
+            handshake_timeout=timeout,
+            **tls_options(certificates),
         )
         self._nowhere = not addresses
 

@@ -761,6 +761,7 @@ def on_ignite(content, matrix, tmp_path_factory):
         scoring_process.running(
             file,
             cluster.addresses,
+            cluster.certificates,
             WORKSHOP_SERVICE_MAX_AGE=900,
             WORKSHOP_SERVICE_STORE_BUDGET=int(BUDGET * 1000),
         ) as running,

@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import pyignite
 from py4j.java_gateway import JavaGateway
 
 from helpers import settings
 from helpers.ignite import certificates, recipe
-from helpers.ignite.client import Clients
+from helpers.ignite.client import Clients, tls_options
 from helpers.java import jdk
 from helpers.java.gateway import gateway
 from helpers.processes.child import Child, ProcessError
@@ -38,33 +39,41 @@ class Cluster:
     """Nodes that were started here, or the external ones: `addresses` is the list of
     (host, port) for clients.
 
-    `tls` holds pyignite's options for a verified connection (empty without TLS). Nodes
-    are counted from 0.
+    Only who has the files of the folder `certificates` gets in (None: an external
+    cluster that is open). Nodes are counted from 0.
     """
 
     def __init__(
         self,
         addresses: list[tuple[str, int]],
+        certificates: Path | None,
         folder: Path | None = None,
         **properties: object,
     ):
         self.addresses = addresses
+        self.certificates = certificates
         self.folder = folder
-        self.tls: dict[str, object] = {}
         self.heap = 0
         self.nodes: dict[int, Child] = {}
-        self._secrets: dict[
-            str, str
-        ] = {}  # by the environment: everybody can read a command line
         self._properties = properties
         self._discovery: list[int] = []
 
     @property
+    def tls(self) -> dict[str, object]:
+        """The certificates as pyignite's options; empty for an open cluster."""
+        return tls_options(self.certificates)
+
+    @property
     def jdbc_url(self) -> str:
-        """What a JDBC client connects to."""
+        """What a JDBC client connects to, with `jdbc_properties`."""
         return "jdbc:ignite:thin://" + ",".join(
             f"{host}:{port}" for host, port in self.addresses
         )
+
+    @property
+    def jdbc_properties(self) -> dict[str, str]:
+        """The certificates as properties of a JDBC connection."""
+        return certificates.for_jdbc(self.certificates) if self.certificates else {}
 
     def clients(self, **options: object) -> Clients:
         """Connections to all nodes, one for each thread that asks; `options` are
@@ -140,6 +149,30 @@ class Cluster:
             for number in self.alive()
         }
 
+    def traffic(self, **options: object) -> dict[str, int]:
+        """Bytes that all nodes together have exchanged since they started, by Ignite's
+        own metrics; `options` are pyignite's (username, password).
+
+        `to_clients` and `from_clients` count thin clients and JDBC, `between_nodes`
+        what nodes sent to one another, each as TLS sends it. Asking costs some kB a
+        node.
+        """
+        metrics = {
+            "client.connector.sentBytes": "to_clients",
+            "client.connector.receivedBytes": "from_clients",
+            "communication.tcp.sentBytes": "between_nodes",
+        }
+        names = ", ".join(f"'{name}'" for name in metrics)
+        total = dict.fromkeys(metrics.values(), 0)
+        for address in self.addresses:  # the view shows the node that is asked
+            client = pyignite.Client(partition_aware=False, **self.tls, **options)
+            with client.connect([address]):
+                for name, value in client.sql(
+                    f"SELECT NAME, VALUE FROM SYS.METRICS WHERE NAME IN ({names})"
+                ):
+                    total[metrics[name]] += int(value)
+        return total
+
     def control(self, *arguments: str) -> str:
         """Run Ignite's control utility (`--state`, `--baseline`, `--cache ...`) and
         return what it prints.
@@ -156,7 +189,8 @@ class Cluster:
             str(port),
         )
         java = recipe.java(128, jdk.QUICK_COMPILER)
-        command = [*java, *main, *arguments, "--yes"]
+        door = certificates.for_control(self.certificates) if self.certificates else []
+        command = [*java, *main, *door, *arguments, "--yes"]
         try:
             done = subprocess.run(
                 command,
@@ -227,12 +261,12 @@ class Cluster:
             port=port,
             discovery_port=self._discovery[number],
             discovery=self.discovery(),
+            tls=self.certificates,
             **self._properties,
         )
-        environment = {**node.environment, **self._secrets}
         # Ignite's diagnostics go to where it runs
         log = folder / f"{name}.log"
-        self.nodes[number] = Child(node.command, log, environment, folder)
+        self.nodes[number] = Child(node.command, log, node.environment, folder)
         return number
 
     def _start(self, nodes: int) -> None:
@@ -251,7 +285,6 @@ def cluster(
     port: int | None = None,
     persistent: bool = False,
     authentication: bool = False,
-    tls: bool = False,
     name: str = "cluster",
     local: bool = False,
 ) -> Iterator[Cluster]:
@@ -262,13 +295,14 @@ def cluster(
     first node's port for clients, the others follow (without it any free ones, so that
     clusters live side by side). A `persistent` cluster starts inactive at first and
     keeps its data while the block lasts; `authentication` (user ignite, password
-    ignite) needs it. `tls` makes a certificate authority of the cluster's own. Where
-    the settings name an external cluster (WORKSHOP_IGNITE) that one is yielded, unless
-    `local` insists. Raises ProcessError when a port is taken, memory is short, or a
-    node ends while starting; nothing is left running then.
+    ignite) needs it. Clients, drivers and other nodes get in with the certificates that
+    are made for this cluster, and this user alone can read them. Where the settings
+    name an external cluster (WORKSHOP_IGNITE) that one is yielded, unless `local`
+    insists. Raises ProcessError when a port is taken, memory is short, or a node ends
+    while starting; nothing is left running then.
     """
     if settings.ignite() and not local:
-        yield Cluster(settings.ignite())
+        yield Cluster(settings.ignite(), settings.ignite_tls())
         return
     if authentication and not persistent:
         raise ValueError(
@@ -296,17 +330,11 @@ def cluster(
     options: dict[str, object] = {
         key: str(value).lower() for key, value in switches.items()
     }
-    if tls:
-        options["tls"] = folder / "tls"
-        password = certificates.make(folder / "tls", settings.listen_host())
+    certificates.make(folder / "tls", settings.listen_host())
     with ExitStack() as stack:
-        made = Cluster(
-            [(settings.listen_host(), each) for each in ports], folder, **options
-        )
+        addresses = [(settings.listen_host(), each) for each in ports]
+        made = Cluster(addresses, folder / "tls", folder, **options)
         made.heap = heap
-        if tls:
-            made.tls = certificates.client_options(folder / "tls")
-            made._secrets = {"WORKSHOP_TLS_PASSWORD": password}
         stack.callback(made.stop)
         made._start(nodes)
         print(
@@ -318,12 +346,15 @@ def cluster(
 
 
 @contextmanager
-def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
+def driver(
+    cluster: Cluster, heap: int = 512, certificates: Path | None = None
+) -> Iterator[JavaGateway]:
     """A JVM with Ignite's classes for this notebook, as a py4j gateway; ended with the
     block.
 
     `gateway.jvm.org.apache.ignite.Ignition.start(str(CONFIG))` in it makes a client
-    node: part of the cluster, without data. Raises ProcessError when it does not start.
+    node: part of the cluster, without data, and let in with the cluster's certificates,
+    or refused with those of another folder. Raises ProcessError when it does not start.
     """
     folder = own_folder(settings.build_dir() / "ignite", "driver")
     properties = recipe.properties(
@@ -333,6 +364,7 @@ def driver(cluster: Cluster, heap: int = 512) -> Iterator[JavaGateway]:
         port=free_port(),
         discovery_port=free_port(),
         discovery=cluster.discovery(),
+        tls=certificates or cluster.certificates,
         client="true",
     )
     java = recipe.java(heap, "-DIGNITE_QUIET=true", *properties)

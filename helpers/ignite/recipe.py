@@ -57,7 +57,8 @@ def properties(
 
     It writes into `folder`, listens on `host` at both ports and finds the others at
     `discovery` (host:port,host:port). `more` are CONFIG's others: region (MB),
-    persistent, authentication, tls, client.
+    persistent, authentication, client, and tls, the folder of the certificates (None:
+    everybody gets in).
     """
     values = {
         "node": name,
@@ -68,7 +69,11 @@ def properties(
         "discovery.addresses": discovery,
         **more,
     }
-    return [f"-Dworkshop.{key}={value}" for key, value in values.items()]
+    return [
+        f"-Dworkshop.{key}={value}"
+        for key, value in values.items()
+        if value is not None
+    ]
 
 
 def node(heap: int, **values: Any) -> Recipe:

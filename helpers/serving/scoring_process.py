@@ -78,13 +78,15 @@ class Service:
 def running(
     model: Path,
     addresses: Sequence[tuple[str, int]] = (),
+    certificates: Path | None = None,
     port: int | None = None,
     **environment: object,
 ) -> Iterator[Service]:
     """`python -m service` in a process of its own, ready when the block begins, ended
     in order with it.
 
-    `addresses` are Ignite's; more settings as keywords: WORKSHOP_SERVICE_THREADS=4.
+    `addresses` and the folder `certificates` are Ignite's; more settings as keywords:
+    WORKSHOP_SERVICE_THREADS=4.
     Raises ProcessError when the port is taken or the service ends while starting;
     nothing is left running then.
     """
@@ -93,6 +95,7 @@ def running(
     given = {
         "WORKSHOP_MODEL": str(Path(model).resolve()),
         "WORKSHOP_IGNITE": ",".join(f"{host}:{number}" for host, number in addresses),
+        "WORKSHOP_IGNITE_TLS": str(certificates or ""),
         "WORKSHOP_SERVICE_HOST": "127.0.0.1",
         "WORKSHOP_SERVICE_PORT": str(port),
         "WORKSHOP_SERVICE_HEALTH_PORT": str(health_port),
