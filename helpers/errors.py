@@ -4,9 +4,16 @@ library only.
 
 from __future__ import annotations  # tools/compose.py runs on older Pythons, too
 
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+WIDTH = 400  # characters of a line of `cause`
+TRACEBACK = "Traceback (most recent call last):"  # the last words before Python's stack
+# what Java's own line comes after: where it ends a program, and where py4j passes it on
+JAVA = re.compile(r'(?:Exception in thread "[^"]*"|:) (.+)')
+PASSED_ON = re.compile(r"(?:py4j\.protocol\.)?Py4JJavaError\b")
 
 
 class WorkshopError(Exception):
@@ -39,3 +46,36 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print(error, file=sys.stderr)
         status = error.exit_status
     sys.exit(status)
+
+
+def cause(said: str, otherwise: str = "") -> list[str]:
+    """Why a program or a call failed, of all that it said: the exception in one line,
+    and the first cause that Java names in a second.
+
+    Where code in Python failed, it is the last line of its stack, also where Java ran
+    that code and repeats it; where py4j only passes an exception on, it is Java's.
+    Without any exception it is the line `otherwise`.
+    """
+    lines = [line.rstrip() for line in said.splitlines() if line.strip()]
+    python, within = [], False
+    for line in lines:
+        if line.endswith(TRACEBACK):
+            within = True
+        elif within and not line[0].isspace():
+            python.append(line)
+            within = False
+    java = [found[1] for found in map(JAVA.match, lines) if found]
+    if python and not PASSED_ON.match(python[-1]):
+        first = python[-1]
+    else:
+        first = (java or python or [otherwise.strip()])[0]
+    causes = [
+        line
+        for line in lines
+        if line.startswith("Caused by:") and not line.endswith(TRACEBACK)
+    ]
+    return [_cut(line) for line in (first, *causes[:1])]
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= WIDTH else f"{line[:WIDTH]} ..."

@@ -105,6 +105,14 @@ def spark_master_ui() -> str:
     return os.environ.get("WORKSHOP_SPARK_MASTER_UI") or "http://127.0.0.1:8080"
 
 
+def spark_secret() -> Path | None:
+    """File with the secret of an external standalone cluster (WORKSHOP_SPARK_SECRET),
+    or None.
+    """
+    file = os.environ.get("WORKSHOP_SPARK_SECRET")
+    return Path(file) if file else None
+
+
 def spark_driver_host() -> str | None:
     """Name or address by which an external cluster reaches this driver
     (WORKSHOP_DRIVER_HOST), or None: loopback.

@@ -2,14 +2,17 @@
 
 import ast
 import importlib
+import os
 import runpy
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from helpers import errors, files, settings
+from helpers.processes import failures
 from helpers.settings import ROOT
 from helpers.waiting import WaitError, until
 
@@ -158,3 +161,67 @@ def test_every_error_of_ours_has_the_one_parent():
     assert [name for name, of in bases.items() if of <= builtin and of] == [
         "errors.WorkshopError"
     ]
+
+
+# ---- the cause of a failure
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("Nothing\nto see", ["otherwise"]),
+        ("", ["otherwise"]),
+        (
+            "Traceback (most recent call last):\n  File 'a.py', line 1\n"
+            "ValueError: wrong\n12:00:00 ERROR Utils: later",
+            ["ValueError: wrong"],
+        ),
+        (
+            "An error occurred while calling o1.collect.\n"
+            ": org.apache.spark.SparkException: Job aborted.\n\tat a.B.c(B.java:1)\n"
+            "Caused by: java.io.IOException: full\n\tat a.B.d(B.java:2)\n"
+            "Caused by: java.lang.Error: deeper",
+            [
+                "org.apache.spark.SparkException: Job aborted.",
+                "Caused by: java.io.IOException: full",
+            ],
+        ),
+        (
+            "Traceback (most recent call last):\n  File 'a.py', line 1\n"
+            "py4j.protocol.Py4JJavaError: An error occurred while calling o1.collect.\n"
+            ": org.apache.spark.SparkException: Job aborted: Lost task 0.0:"
+            " org.apache.spark.api.python.PythonException: Traceback (most recent call"
+            " last):\n  File 'worker.py', line 2\nKeyError: 'carrier'\n\n"
+            "\tat org.apache.spark.B.c(B.scala:1)\n"
+            "Caused by: org.apache.spark.api.python.PythonException: Traceback (most"
+            " recent call last):\n  File 'worker.py', line 2\nKeyError: 'carrier'\n",
+            ["KeyError: 'carrier'"],
+        ),
+        (
+            'WARNING: Using a module\nException in thread "main" java.net.BindException:'
+            " Address already in use\n\tat a.B.c(B.java:1)",
+            ["java.net.BindException: Address already in use"],
+        ),
+    ],
+)
+def test_the_cause_is_what_one_reads_first(said, cause):
+    assert errors.cause(said, "otherwise") == cause
+
+
+def test_a_cause_is_a_line_that_one_can_read():
+    (line,) = errors.cause("x" * 10_000, "y" * 10_000)
+    assert len(line) < 500
+
+
+def test_what_was_said_is_kept_for_a_week(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path))
+    first, second = (failures.explain("a\nb\n", "job") for _ in range(2))
+    assert first.startswith("b\nAll that it said: ")
+    old, kept = (Path(text.rpartition(": ")[2]) for text in (first, second))
+    assert old.parent == kept.parent == tmp_path / "logs"
+    assert kept.read_text() == "a\nb\n"
+    os.utime(old, (time.time() - failures.KEPT_SECONDS - 60,) * 2)
+    failures.explain("", "job")
+    assert kept.exists()
+    assert not old.exists()

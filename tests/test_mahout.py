@@ -16,6 +16,7 @@ import pytest
 from IPython.core.error import UsageError
 from py4j.protocol import Py4JJavaError
 from pyspark.errors.exceptions.captured import install_exception_handler
+from watch import FAILURE, REFUSED, asked
 
 from helpers import settings
 from helpers.java import artefacts, jdk
@@ -60,6 +61,16 @@ def test_plain_values_go_in_and_come_back(session, value):
         return
     session.put("plain", value)
     assert session.get("plain") == value
+
+
+@pytest.mark.security
+def test_its_spark_refuses_who_does_not_know_its_secret(session):
+    """Without `spark.authenticate` it reads the Java objects that a stranger sends."""
+    blocks = "org.apache.spark.SparkEnv.get.blockManager.blockManagerId.port"
+    ports = (session.get('sc.getConf.get("spark.driver.port")'), session.get(blocks))
+    for kind, why in asked(*ports):
+        assert kind == FAILURE
+        assert REFUSED in why
 
 
 def test_products_and_factors_agree_with_numpy(session):

@@ -5,10 +5,12 @@ nothing is left behind.
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from watch import nothing_left, open_to_the_world, until
 
+from helpers.processes.child import ProcessError
 from helpers.spark import kubernetes, sessions
 from helpers.spark.kubernetes import ClusterError
 from helpers.spark.standalone import standalone_cluster
@@ -47,6 +49,22 @@ def test_yarn_runs_a_job_in_containers_and_survives_a_killed_executor(job, capsy
         assert len(running.container_logs()) >= 3
         assert open_to_the_world() == []
     assert not running.folder.exists()
+
+
+@pytest.mark.badinput
+def test_a_failure_on_yarn_begins_with_its_cause(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(JOB.replace("return x * x", "return x // 0"))
+    with yarn(memory_mb=3072) as running, pytest.raises(ProcessError) as raised:
+        submit(script, [0], manager=running, conf=SMALL)
+    cause, place = str(raised.value).splitlines()
+    assert cause == (
+        "spark-submit job.py failed: ZeroDivisionError: integer division or modulo by"
+        " zero"
+    )
+    log = Path(place.removeprefix("All that it said: "))
+    assert "py4j.protocol.Py4JJavaError" in log.read_text()
+    log.unlink()
 
 
 @pytest.mark.faults

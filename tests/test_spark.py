@@ -4,6 +4,7 @@ only, nothing left behind.
 
 import os
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -157,10 +158,88 @@ def test_submit_returns_the_output_and_explains_failures(tmp_path):
         "print(SparkSession.builder.getOrCreate().range(int(sys.argv[1])).count())\n"
     )
     assert submit(script, [42], master="local[1]", memory="512m").strip() == "42"
-    with pytest.raises(
-        ProcessError, match=r"spark-submit job.py failed:(.|\n)*invalid literal"
-    ):
+    with pytest.raises(ProcessError) as raised:
         submit(script, ["many"], master="local[1]", memory="512m")
+    said = str(raised.value)
+    assert said.startswith(
+        "spark-submit job.py failed: ValueError: invalid literal for int() with base"
+        " 10: 'many'\nAll that it said: "
+    )
+    explained(said)
+
+
+def explained(said):
+    """A cause of one line or two, then the place of the whole log, for its owner alone;
+    the log.
+    """
+    *cause, place = said.splitlines()
+    assert 1 <= len(cause) <= 2, said
+    log = Path(place.removeprefix("All that it said: "))
+    assert log.is_relative_to(settings.build_dir() / "logs")
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    text = log.read_text()
+    log.unlink()
+    return text
+
+
+FAILING = """
+import sys
+from pyspark.sql import SparkSession
+spark = SparkSession.builder.getOrCreate()
+if sys.argv[1] == "python":
+    spark.sparkContext.parallelize([0], 1).map(lambda x: 1 // x).collect()
+elif sys.argv[1] == "java":
+    spark.sparkContext.parallelize([0], 1).saveAsTextFile("nowhere://file")
+else:
+    spark.sql("select raise_error('an honest failure')").collect()
+"""
+CAUSES = {
+    "python": "ZeroDivisionError: integer division or modulo by zero",
+    "java": "org.apache.hadoop.fs.UnsupportedFileSystemException: No FileSystem for"
+    ' scheme "nowhere"',
+    "sql": "SparkRuntimeException: [USER_RAISED_EXCEPTION] an honest failure",
+}
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("kind", CAUSES)
+def test_a_job_s_failure_begins_with_its_cause(tmp_path, kind):
+    script = tmp_path / "job.py"
+    script.write_text(FAILING)
+    with pytest.raises(ProcessError) as raised:
+        submit(script, [kind], master="local[1]", memory="512m")
+    assert CAUSES[kind] in str(raised.value).splitlines()[0]
+    assert "Traceback" in explained(str(raised.value))
+
+
+@pytest.mark.badinput
+def test_an_executor_s_failure_begins_with_its_cause(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(FAILING)
+    conf = {"spark.executor.memory": "512m"}
+    with (
+        standalone_cluster(workers=1, memory="512m") as cluster,
+        pytest.raises(ProcessError) as raised,
+    ):
+        submit(script, ["python"], manager=cluster, memory="512m", conf=conf)
+    assert str(raised.value).startswith(
+        f"spark-submit job.py failed: {CAUSES['python']}\nAll that it said: "
+    )
+    assert "executor 0" in explained(str(raised.value))
+
+
+@pytest.mark.badinput
+def test_a_driver_that_does_not_start_says_why():
+    code = (
+        "from helpers.spark import sessions;"
+        " sessions.start('never', spark_driver_extraJavaOptions='-XX:NoSuchOption')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=settings.ROOT, capture_output=True, text=True
+    )
+    said = done.stderr[done.stderr.index("Spark's JVM did not start") :].strip()
+    assert "NoSuchOption" in said.splitlines()[0]
+    explained(said)
 
 
 WAITING = """

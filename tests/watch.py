@@ -4,6 +4,9 @@ addresses beyond loopback.
 
 import os
 import re
+import shutil
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -36,6 +39,23 @@ AS_SOMEBODY = (
     *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
 )
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+STRANGER = NOBODY if os.geteuid() == 0 and shutil.which("setpriv") else ()
+PYTHON = "/usr/bin/python3" if STRANGER else sys.executable
+REFUSED = "Expected SaslMessage"  # Spark's words to who does not begin with the secret
+ANSWER, FAILURE = "4", "5"  # kinds of frames of Spark's network-common
+# Sends one RPC of 20 zero bytes to each port, and prints what comes back. A frame is
+# its length (8 bytes), its kind (1), the call's number (8), the body's length (4) and
+# the body: Spark's network-common, org.apache.spark.network.protocol.
+ASK = """
+import socket, struct, sys
+for port in map(int, sys.argv[1:]):
+    with socket.create_connection(("127.0.0.1", port), 60) as connection:
+        connection.sendall(struct.pack(">qbqi", 41, 3, 77, 20) + bytes(20))
+        answers = connection.makefile("rb")
+        length, kind = struct.unpack(">qb", answers.read(9))
+        print(kind, answers.read(length - 9)[12:].split(b"\\n")[0])
+"""
 
 
 def until(condition: Callable[[], object], seconds: float = 30) -> bool:
@@ -160,3 +180,29 @@ def watched(pid: int | None = None, every: float = 1.0) -> Iterator[Seen]:
 def secrets_in(text: str) -> list[str]:
     """The beginnings of what looks like a secret."""
     return [found[0][:24] for found in SECRETS.finditer(text)]
+
+
+def stranger(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a stranger's command does, in an environment with nothing of ours.
+
+    The stranger is another user where the tests run as root, elsewhere one who knows no
+    secret.
+    """
+    bare = {"PATH": os.environ["PATH"], "SPARK_LOCAL_IP": "127.0.0.1"}
+    return subprocess.run(
+        [*STRANGER, *map(str, command)],
+        env=bare | environment,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def asked(*ports: object) -> list[list[str]]:
+    """What a stranger hears who sends an RPC to these ports of a Spark: the kind of
+    each answer, and its first words.
+    """
+    said = stranger(PYTHON, "-c", ASK, *ports)
+    assert said.returncode == 0, said.stderr
+    return [line.split(" ", 1) for line in said.stdout.splitlines()]

@@ -320,22 +320,11 @@ def _run_one(lesson: Path, scale: str, keep: bool, pipe: Connection) -> None:
             store(lesson, copy)
         send(result="ok")
     except PapermillExecutionError as error:
-        send(result="failed", error=error_lines(error.ename, error.evalue))
+        send(result="failed", error=_error(error.ename, error.evalue))
     except DeadKernelError:
         send(result="failed", error=[KILLED])
     except Exception as error:
-        send(result="failed", error=error_lines(type(error).__name__, str(error)))
-
-
-def error_lines(name: str, message: str) -> list[str]:
-    """An exception in one line, and its first cause, if it names one, in a second.
-
-    Of an exception in Java it is Java's line: py4j's own says only who called.
-    """
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    java = [line.removeprefix(": ") for line in lines if line.startswith(": ")]
-    causes = [line for line in lines if line.startswith("Caused by:")]
-    return [": ".join([name, *(java or lines)[:1]]), *causes[:1]]
+        send(result="failed", error=_error(type(error).__name__, str(error)))
 
 
 def time_left(done: list[Path], coming: list[Path], seconds: float, scale: str) -> str:
@@ -356,6 +345,11 @@ def time_left(done: list[Path], coming: list[Path], seconds: float, scale: str) 
     elif scale != "full":
         return ""
     return f", about {math.ceil(after / 60)} min left" if after else ""
+
+
+def _error(name: str, message: str) -> list[str]:
+    first = message.strip().partition("\n")[0]
+    return errors.cause(message, otherwise=f"{name}: {first}".removesuffix(": "))
 
 
 def _kill(processes: list[psutil.Process]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from helpers.errors import WorkshopError
-from helpers.processes import orphans
+from helpers.processes import failures, orphans
 from helpers.waiting import until
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Child:
 
         def error(message: str) -> ProcessError:
             return ProcessError(
-                f"{message} The end of {self.log.name}:\n{self.output(1500)}"
+                f"{message} {failures.explain(self.output(), self.log.stem)}"
             )
 
         return until(ready, timeout, what, alive=lambda: self.running, error=error)

@@ -5,9 +5,18 @@ from pathlib import Path
 
 from helpers.java import class_archives, jdk
 from helpers.processes.recipe import Recipe
-from helpers.spark import runtime
+from helpers.spark import runtime, secret
 
 HEAP = "128m"  # of a daemon; executors have their own
+# Only who knows the secret registers an application or a worker. What does not ask for
+# it is off: the server for submissions by HTTP, and what ends jobs and workers from the
+# web pages.
+CLOSED = (
+    "-Dspark.authenticate=true",
+    "-Dspark.master.rest.enabled=false",
+    "-Dspark.ui.killEnabled=false",
+    "-Dspark.master.ui.decommission.allow.mode=DENY",
+)
 
 
 def master(host: str, port: int, ui_port: int, log4j: Path) -> Recipe:
@@ -46,6 +55,7 @@ def _daemon(name: str, log4j: Path, *arguments: object) -> Recipe:
         jdk.QUICK_COMPILER,
         f"-Dlog4j2.configurationFile={log4j.as_uri()}",
         "-Dspark.worker.cleanup.enabled=true",
+        *CLOSED,
         *class_archives.options("spark"),
     ]
     launcher = runtime.home() / "bin" / "spark-class"
@@ -54,4 +64,4 @@ def _daemon(name: str, log4j: Path, *arguments: object) -> Recipe:
         "SPARK_DAEMON_MEMORY": HEAP,
         "SPARK_DAEMON_JAVA_OPTS": shlex.join(options),
     }
-    return Recipe(command, runtime.environment() | environment)
+    return Recipe(command, runtime.environment() | environment | secret.environment())

@@ -126,6 +126,9 @@ def configuration(memory: str = "1g") -> dict[str, str]:
         "spark.sql.shuffle.partitions": "4",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.ui.showConsoleProgress": "false",
+        # no job for, and none ended by, who does not know the secret
+        "spark.authenticate": "true",
+        "spark.ui.killEnabled": "false",
     }
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import findspark
 
 from helpers import settings
+from helpers.processes import failures
 from helpers.processes.child import ProcessError
-from helpers.spark import runtime
+from helpers.spark import runtime, secret
 
 if settings.spark_home():
     findspark.init(settings.spark_home())
@@ -32,19 +33,21 @@ def start(
     are the ones in force. `conf` takes Spark's own settings with underscores for dots:
     spark_sql_shuffle_partitions=8. The driver's heap is fixed by the first session of a
     notebook. Raises JavaError without a Java 17, ProcessError when the JVM does not
-    start.
+    start, ClusterError when an external cluster's secret is not known.
     """
     os.environ.update(runtime.environment())
     running = SparkSession.getActiveSession()
     if running:
         running.stop()
     given = {key.replace("_", "."): str(value) for key, value in conf.items()}
-    wanted = SparkConf(loadDefaults=False).setAll(
-        list((runtime.configuration(memory) | given).items())
-    )
-    wanted.setAppName(name).setMaster(master or settings.spark_master() or "local[2]")
+    master = master or settings.spark_master() or "local[2]"
+    settled = runtime.configuration(memory) | secret.conf(master) | given
+    wanted = SparkConf(loadDefaults=False).setAll(list(settled.items()))
+    wanted.setAppName(name).setMaster(master)
     if SparkContext._gateway is None:
         _start_jvm(wanted)
+    if settled["spark.authenticate"] == "true":
+        secret.hand_over(SparkContext._gateway, master)
     spark = SparkSession.builder.config(conf=wanted).getOrCreate()
     print(
         f"Spark {spark.version} on {spark.sparkContext.master}, UI at"
@@ -103,9 +106,8 @@ def _start_jvm(conf: SparkConf) -> None:
                 conf, popen_kwargs={"stdout": said, "stderr": said}
             )
         except PySparkRuntimeError as error:
-            raise ProcessError(
-                f"Spark's JVM did not start: {log.read_text()[-1000:] or error}"
-            ) from None
+            why = failures.explain(log.read_text() or str(error), log.stem)
+            raise ProcessError(f"Spark's JVM did not start: {why}") from None
     SparkContext._ensure_initialized(gateway=gateway)
 
 

@@ -3,7 +3,6 @@ dropped, and their end.
 """
 
 import json
-import re
 from collections.abc import Callable
 
 import pandas as pd
@@ -11,6 +10,7 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
+from helpers import errors
 from helpers.errors import WorkshopError
 from helpers.waiting import until
 
@@ -108,11 +108,8 @@ def stop_all(spark: SparkSession) -> None:
 
 
 def _cause(error: Exception) -> str:
-    """The innermost Python error that Spark's long message quotes, or else the
-    beginning of the message.
-    """
-    quoted = re.findall(r"^\w+(?:Error|Exception): .+$", str(error), flags=re.MULTILINE)
-    return quoted[-1] if quoted else str(error)[:500]
+    said = str(error).strip()
+    return "\n".join(errors.cause(said, otherwise=said.partition("\n")[0]))
 
 
 def _behind(batch: dict) -> int:

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from helpers import settings
+from helpers.processes import failures
 from helpers.processes.child import Child, ProcessError
-from helpers.spark import runtime
+from helpers.spark import runtime, secret
 from helpers.spark.runtime import Manager
 from helpers.waiting import until
 
@@ -27,13 +28,14 @@ def submit(
 
     It runs on `manager`, else on `master`, else where the settings say, else on
     local[2]. `py_files` are Python modules that the script and its workers import;
-    `conf` has Spark's settings, and has the last word. Raises ProcessError with the end
-    of its output when it fails.
+    `conf` has Spark's settings, and has the last word. Raises ProcessError with the
+    cause, and with the place of all its output, when it fails.
     """
     manager = manager or Manager(master or settings.spark_master() or "local[2]")
     given = {
         **runtime.configuration(memory),
         "spark.submit.pyFiles": ",".join(map(str, py_files)),
+        **secret.conf(manager.url),
         **manager.conf,
         **(conf or {}),
     }
@@ -53,7 +55,11 @@ def submit(
         child = Child(
             command,
             log=Path(folder, "stderr"),
-            env={**runtime.environment(), **manager.environment},
+            env={
+                **runtime.environment(),
+                **secret.environment(manager.url),
+                **manager.environment,
+            },
             stdout=printed,
         )
         try:
@@ -61,9 +67,11 @@ def submit(
         finally:
             child.stop()
         if failed:
+            # printed before errors, which say why last
+            said = printed.read_text(errors="replace") + child.output()
             raise ProcessError(
-                f"spark-submit {script.name}"
-                f" failed:\n{(child.output() + printed.read_text())[-2000:]}"
+                f"spark-submit {script.name} failed: "
+                + failures.explain(said, script.stem)
             )
         return printed.read_text()
 
