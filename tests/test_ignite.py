@@ -511,9 +511,9 @@ def test_the_control_utility_answers_and_its_refusal_is_shown(pair):
 
 @pytest.mark.ignite
 @pytest.mark.badinput
-def test_a_control_utility_without_an_answer_is_given_up(monkeypatch):
+def test_a_control_utility_without_an_answer_is_given_up(monkeypatch, tmp_path):
     monkeypatch.setattr(ignite, "CONTROL_SECONDS", 3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = silent.getsockname()
         with pytest.raises(ProcessError, match=r"--state has had no answer .* in 3 s"):
-            ignite.Cluster([address]).control("--state")
+            ignite.Cluster([address], tmp_path).control("--state")
