@@ -250,7 +250,9 @@ def test_the_image_can_be_built_by_old_builders_and_does_not_run_as_root():
     assert [value for name, value in instructions if name == "USER"] == ["workshop"]
     assert [name for name, _ in instructions][-3:] == ["USER", "ENTRYPOINT", "CMD"]
     assert [name for name, _ in instructions][:2] == ["ARG", "FROM"]
-    assert instructions[0][1].startswith("BASE_IMAGE=")
+    base = instructions[0][1].removeprefix("BASE_IMAGE=")
+    assert re.fullmatch(r"debian:bookworm-slim@sha256:[0-9a-f]{64}", base)
+    assert preset(SERVICES["lab"]["build"]["args"]["BASE_IMAGE"]) == base
     assert "name" not in COMPOSE
     assert "version" not in COMPOSE
 
@@ -412,6 +414,40 @@ def test_engine_does_not_answer(tmp_path):
         "start",
         result=cluster_up(PATH=os.environ["PATH"], DOCKER_HOST=nowhere),
     )
+
+
+@pytest.mark.security
+@pytest.mark.parametrize(
+    ("engine", "warned"),
+    [
+        ({"ServerVersion": "20.10.24+dfsg1"}, True),
+        ({"ServerVersion": "27.5.1"}, True),
+        ({"ServerVersion": "28.0.0"}, False),
+        ({"ServerVersion": "29.1.3"}, False),
+        ({"ServerVersion": "27.5.1", "OperatingSystem": "Docker Desktop"}, False),
+        ({"ServerVersion": "27.5.1", "SecurityOptions": ["name=rootless"]}, False),
+    ],
+)
+def test_an_engine_that_opens_loopback_ports_to_the_network_is_named(
+    tmp_path, engine, warned
+):
+    """One sentence, and it goes on: here to a build that fails."""
+    command = [sys.executable, settings.ROOT / "tools" / "compose.py", "up"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=dict.fromkeys(compose.PORTS, "0")
+        | {"PATH": pretended(tmp_path, **engine), "PYTHONPATH": str(settings.ROOT)},
+        timeout=120,
+    )
+    said = [line for line in done.stdout.splitlines() if line.startswith("Warning")]
+    assert len(said) == warned
+    for line in said:
+        assert engine["ServerVersion"] in line
+        assert "127.0.0.1" in line
+        assert line.endswith(".")
+    assert "could not be built" in done.stderr
 
 
 @pytest.mark.badinput

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 import yaml
@@ -201,25 +202,53 @@ def joined(text):
     return re.sub(r"\\\n|\n\s+", " ", text)
 
 
-def test_python_packages_come_with_their_hashes():
+def installs(text):
+    """Commands of pip and uv in a text that bring packages; those that only make the
+    project itself editable, offline, are left out.
+    """
+    calls = re.findall(
+        r".{0,240}(?:pip|\"pip\",?) +\"?(?:install|sync|download|wheel)\b.{0,240}"
+        r"|.{0,60}\bpip\(.{0,240}",
+        joined(text),
+    )
+    return [call for call in calls if not re.search(r"--editable|def ", call)]
+
+
+def unverified(call):
+    """What such a command does not hold to a recorded hash: packages without hashes, or
+    source packages whose build requirements nobody named.
+    """
+    return [
+        what
+        for what, wanted in (
+            ("hashes", r"--require-hashes|\*strict|\*lock\b|\*sync\b"),
+            ("builds", r"--only-binary|\*strict|\*lock\b|\*sync\b|\*options"),
+        )
+        if not re.search(wanted, call)
+    ]
+
+
+def test_python_packages_and_their_builds_come_with_their_hashes():
+    """tests/test_setup.py and test_bundle.py run it; this finds a new place."""
     for name in (
         "tools/setup.py",
         "tools/bundle.py",
         "helpers/singa/bridge.py",
         "docker/Dockerfile",
-        "Makefile",
+        "postBuild",
     ):
-        text = joined((ROOT / name).read_text())
-        calls = re.findall(
-            r".{0,160}(?:pip|\"pip\",?) +\"?(?:install|sync|download|wheel)\b.{0,160}",
-            text,
+        calls = installs((ROOT / name).read_text())
+        assert calls, name
+        assert {call: unverified(call) for call in calls if unverified(call)} == {}, (
+            name
         )
-        assert calls or name == "tools/bundle.py"
-        assert [
-            call
-            for call in calls
-            if not re.search(r"--require-hashes|\*strict|--editable", call)
-        ] == [], name
+    assert installs((ROOT / "Makefile").read_text()) == []
+    # what was there before: the newest setuptools built PySpark
+    old = 'run([uv, "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes"])'
+    assert [unverified(call) for call in installs(old)] == [["builds"]]
+    assert [unverified(call) for call in installs("pip install numpy")] == [
+        ["hashes", "builds"]
+    ]
     for lock in ROOT.glob("requirements*.txt"):
         pins = re.findall(
             r"^[\w.-]+==.*?(?=^[\w.-]+==|\Z)", lock.read_text(), flags=re.M | re.S
@@ -229,11 +258,27 @@ def test_python_packages_come_with_their_hashes():
 
 
 def test_java_artefacts_come_with_their_checksums():
-    text = (ROOT / "helpers" / "java" / "artefacts.py").read_text()
-    assert "--strict-checksums" in text
+    """tests/test_jvm.py runs Maven on another plugin, POM and jar; this finds one that
+    is fetched and not recorded.
+    """
+    options = artefacts._trust(None)
+    assert any(re.fullmatch(r"-D.*trustedChecksums=true", one) for one in options)
+    assert any(re.fullmatch(r"-D.*failIfMissing=true", one) for one in options)
     assert re.fullmatch(r"[0-9a-f]{128}", artefacts.MAVEN_SHA512)
+    recorded = {jar.artefact for jar in artefacts.recorded()}
+    for pom in (settings.JVM / "pom.xml", *settings.JVM.glob("*/pom.xml")):
+        named = re.findall(r"<plugin>.*?<artifactId>([\w-]+)<", pom.read_text(), re.S)
+        assert set(named) <= recorded, pom
     for module in artefacts.modules():
         assert files.read_sums(settings.JVM / module / "SHA256SUMS")
+    cache = Path.home() / ".m2" / "repository"
+    known = files.read_sums(artefacts.CHECKSUMS)
+    differ = [
+        path
+        for path, sha in known.items()
+        if (cache / path).is_file() and files.sha256(cache / path) != sha
+    ]
+    assert differ == []
 
 
 def fetches(text):
@@ -269,8 +314,8 @@ def test_nothing_else_downloads():
 
 
 def test_urls_are_opened_only_where_it_is_known():
-    """Maven's archive (with its SHA-512), pages of local clusters, and the load on
-    local services.
+    """Maven's archive (with its SHA-512), pages of local clusters, the load on local
+    services, and advisories, which are read only.
     """
     code = [
         *tracked("helpers/**/*.py"),
@@ -290,6 +335,7 @@ def test_urls_are_opened_only_where_it_is_known():
         "helpers/serving/scoring_process.py",
         "helpers/spark/sessions.py",
         "helpers/spark/standalone.py",
+        "tools/audit.py",
     }
 
 

@@ -63,7 +63,8 @@ def wheels(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with _pip() as pip:
         strict = ("--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:")
-        source = ("--no-binary", "pyspark", "--no-build-isolation")
+        # without pip's cache, which may hold a PySpark that something else has built
+        source = ("--no-binary", "pyspark", "--no-build-isolation", "--no-cache-dir")
         pip("wheel", *strict, *source, "--wheel-dir", folder, "-r", LOCKS[0])
         if bridge.supported():
             old = ("--python-version", "3.6", "--implementation", "cp")

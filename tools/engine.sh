@@ -10,7 +10,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 MINUTES=${ENGINE_MINUTES:-25}
-BASE=debian:bookworm-slim
+BASE=$(grep -m1 '^ARG BASE_IMAGE=' docker/Dockerfile)
+BASE=${BASE#*=}  # by its digest
 MADE=workshop-base:bookworm
 NEEDED="docker.io docker-compose debootstrap iptables"
 ours=""
