@@ -17,7 +17,7 @@ from watch import below, nothing_left, open_to_the_world, until
 from docker import start
 from helpers import settings
 from helpers.processes.child import ProcessError
-from helpers.spark import sessions
+from helpers.spark import secret, sessions
 from helpers.spark.standalone import standalone_cluster
 from helpers.spark.submit import submit
 
@@ -117,6 +117,7 @@ def test_containers_start_the_daemons_as_this_machine_does(monkeypatch, tmp_path
 
     with standalone_cluster(workers=1, memory="512m") as standalone:
         monkeypatch.setenv("WORKSHOP_SPARK_MASTER", standalone.url)
+        monkeypatch.setenv("WORKSHOP_SPARK_SECRET", str(tmp_path / "secret"))
         for child, there in (
             (standalone.master, start.spark_master()),
             (standalone.workers[0], start.spark_worker()),
@@ -126,6 +127,7 @@ def test_containers_start_the_daemons_as_this_machine_does(monkeypatch, tmp_path
             assert java(there.environment) == java(here)
             for name in ("SPARK_DAEMON_MEMORY", "SPARK_HOME", "PYSPARK_PYTHON"):
                 assert there.environment[name] == here[name]
+            assert there.environment.keys() & here.keys() >= {secret.VARIABLE}
             assert names(there.command) == names(process.cmdline())
 
 
