@@ -66,7 +66,7 @@ lock: setup ## for maintainers: write requirements.txt and requirements-build.tx
 	@$(COMPILE) pyproject.toml --extra dev --extra site --output-file requirements.txt
 	@$(COMPILE) --group build --output-file requirements-build.txt
 
-sums: setup ## for maintainers: write the checksums of the Java artefacts anew, after a version has moved
+sums: setup ## for maintainers: write the checksums of the Java artefacts again, after a version has moved
 	@$(VENV)/python -m tools.java_sums
 
 store: setup ## for maintainers: run every lesson at full scale, keep the outputs in notebooks/, write pictures and minutes

@@ -26,7 +26,7 @@ SWITCH = 0.0005
 
 class Server(uvicorn.Server):
     """Told to end, it first answers for `drain` seconds more and asks every client to
-    connect anew.
+    connect again.
 
     A load balancer needs a moment to take it off its list, and a connection that is
     closed while a request is on its way is a failed request. A second signal ends it at

@@ -81,7 +81,7 @@ class State:
         self.model_version = ""
         self.store_up = False
         self.serving = False  # its requests are answered
-        self.draining = False  # about to end: clients are asked to connect anew
+        self.draining = False  # about to end: clients are asked to connect again
         self._beat = time.monotonic()
 
     @property

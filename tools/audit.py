@@ -202,7 +202,9 @@ def _advisories(folder: Path) -> Iterator[dict]:
                 json.loads(text) if file.suffix == ".json" else yaml.load(text, LOADER)
             )
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise AuditError(f"{file} cannot be read ({error}): get it anew.") from None
+            raise AuditError(
+                f"{file} cannot be read ({error}): get it again."
+            ) from None
         if isinstance(one, dict) and {"id", "affected"} <= one.keys():
             yield from [] if one.get("withdrawn") else [one]
 

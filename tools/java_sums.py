@@ -1,5 +1,5 @@
 """For maintainers: write jvm/checksums.sha256 (all that Maven loads) and each module's
-SHA256SUMS (its jars) anew from what Maven fetches, after a version has moved.
+SHA256SUMS (its jars) from what Maven fetches, after a version has moved.
 """
 
 import tempfile

@@ -16,7 +16,7 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
-LOCK = VENV + ".lock"  # beside it, for it may be made anew
+LOCK = VENV + ".lock"  # beside it, for it may be made again
 PROJECT = os.path.join(VENV, "project.txt")  # where the installed package lies
 STAMP = os.path.join(VENV, "requirements.sha256")
 LAB_SETTINGS = os.path.join(VENV, "share", "jupyter", "lab", "settings")

@@ -226,7 +226,7 @@ def main() -> None:
     ROWS_PAGE.write_text(with_minutes(ROWS_PAGE.read_text()))
     print(
         f"{TABLE_PAGE.name}, {ROWS_PAGE.name}: {len(lessons.notebooks())} lessons,"
-        f" {len(new)} measured anew"
+        f" {len(new)} measured by the last run"
     )
 
 

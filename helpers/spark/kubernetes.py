@@ -222,7 +222,7 @@ def _environment() -> dict[str, str]:
 
 def _check(cluster: Kubernetes, image: str, host: str) -> None:
     """Run a Pod of the image that connects back to this machine. Raises ClusterError
-    with what stands in the way.
+    that says what is missing.
     """
     with socket.socket() as door:
         try:
