@@ -157,3 +157,11 @@ def test_a_missing_function_would_be_noticed():
     names = ("helpers.data", "helpers.kafka.broker.broker", "helpers.spark")
     assert all(map(exists, names))
     assert not any(map(exists, ("helpers.kafka.read", "helpers.nothing", "tools.x.y")))
+
+
+def test_every_promise_of_security_names_tests_that_exist():
+    named = re.findall(r"`(test_\w+)`", PAGES[-1].read_text())
+    assert len(named) > 20
+    code = [file.read_text() for file in (settings.ROOT / "tests").glob("test_*.py")]
+    there = set(re.findall(r"def (test_\w+)", "\n".join(code)))
+    assert sorted(set(named) - there) == []
