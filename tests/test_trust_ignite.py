@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -436,7 +437,7 @@ def test_nodes_of_containers_meet_and_are_healthy(tmp_path, monkeypatch, tls):
 
 def answers(ask):
     """What it says, False while the node has not come so far."""
-    with suppress(OSError, ValueError, SQLError):
+    with suppress(OSError, ValueError, struct.error, SQLError):
         return ask()
     return False
 
