@@ -107,16 +107,23 @@ def test_a_standalone_cluster_listens_on_its_own_ports_alone():
         assert len(listening(cluster.workers[0].pid)) == 2
 
 
-def test_the_master_s_page_ends_no_worker():
-    """Spark lets whoever is on the machine take workers away by one POST."""
+@pytest.mark.parametrize("allowed", [True, False])
+def test_the_master_s_page_ends_no_application(allowed, monkeypatch):
+    """With Spark's own presets anybody's POST does."""
+    if allowed:
+        monkeypatch.setattr(recipe, "CLOSED", ("-Dspark.authenticate=true",))
     with standalone_cluster(workers=1, memory="512m") as cluster:
-        form = urllib.request.Request(
-            f"{cluster.ui}/workers/kill/", data=b"host=127.0.0.1"
-        )
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(form, timeout=20)
-        assert refused.value.code == 405
-        assert cluster.alive_workers() == 1
+        session = sessions.start("page", master=cluster.url, **HALF)
+        (application,) = registered(cluster)
+        form = f"id={application['id']}&terminate=true".encode()
+        with suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{cluster.ui}/app/kill/", form, timeout=20)
+        with urllib.request.urlopen(f"{cluster.ui}/json/", timeout=5) as response:
+            active = json.load(response)["activeapps"]
+        assert bool(active) is not allowed
+        if not allowed:
+            assert session.range(10).count() == 10
+        session.stop()
 
 
 @pytest.fixture(params=["local[2]", "standalone"])

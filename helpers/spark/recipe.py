@@ -9,13 +9,12 @@ from helpers.spark import runtime, secret
 
 HEAP = "128m"  # of a daemon; executors have their own
 # Only who knows the secret registers an application or a worker. What does not ask for
-# it is off: the server for submissions by HTTP, and what ends jobs and workers from the
-# web pages.
+# it is off: the server for submissions by HTTP, and what ends applications from the
+# master's page.
 CLOSED = (
     "-Dspark.authenticate=true",
     "-Dspark.master.rest.enabled=false",
     "-Dspark.ui.killEnabled=false",
-    "-Dspark.master.ui.decommission.allow.mode=DENY",
 )
 
 
