@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from helpers.errors import WorkshopError
 from service import schema, scoring
 from service.budget import Backend, Budgeted
 from service.connections import LATE
@@ -36,7 +37,7 @@ LOOK_AGAIN = 1.0  # seconds between two looks at the model file, and at the stor
 log = logging.getLogger("uvicorn.error")
 
 
-class Gone(Exception):
+class Gone(WorkshopError):
     """The client has left in the middle of its request."""
 
 
