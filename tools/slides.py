@@ -26,6 +26,7 @@ LINES = 17  # of prose on a slide; everything else is measured in these
 WIDTH = 88  # characters of prose in a line
 CODE = 0.62  # a line of code is lower
 LONG = 22  # lines of code that are set in smaller type
+MOST = 34  # lines of code that fit, in that type
 ROWS = 12  # a longer table is no slide
 COLUMNS = 10
 HEADING = re.compile(r"(#{1,3}) +(.+)")
@@ -93,10 +94,9 @@ class Deck:
         The code that draws a figure stays out: the figure says more.
         """
         if not any("image/png" in output.get("data", {}) for output in cell.outputs):
-            self.add(
-                _code(cell.source, "ipython3"),
-                CODE * (len(cell.source.splitlines()) + 1.5),
-            )
+            for part in _parts(cell.source.splitlines()):
+                code = _code("\n".join(part), "ipython3")
+                self.add(code, CODE * (len(part) + 1.5))
         for output in cell.outputs:
             data = output.get("data", {})
             if "image/png" in data:
@@ -164,6 +164,18 @@ def _height(block: str) -> float:
         return sum(1.2 * math.ceil(len(line) / (1.6 * WIDTH)) for line in lines)
     items = re.split(r"\n(?=[-*] |\d+\. )", block)
     return sum(math.ceil(len(item) / WIDTH) for item in items) + 0.7
+
+
+def _parts(lines: list[str]) -> list[list[str]]:
+    """A cell's lines, cut at the empty line nearest to the middle if they are too
+    many.
+    """
+    if len(lines) <= MOST:
+        return [lines]
+    middle = len(lines) // 2
+    empty = [number for number, line in enumerate(lines) if not line.strip()]
+    cut = min(empty, key=lambda number: abs(number - middle), default=middle)
+    return [*_parts(lines[:cut]), *_parts(lines[cut:])] if cut else [lines]
 
 
 def _code(source: str, language: str, _attributes: str = "") -> str:
