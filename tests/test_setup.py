@@ -475,5 +475,5 @@ def test_bad_input_is_refused_before_any_lesson_runs(names, limit, words):
 def test_make_run_hands_the_names_of_lessons_on():
     done = make("run", "LESSONS=00 99")
     assert done.returncode == 2
-    assert "No lesson 99: there are 00_start_here, " in done.stdout
+    assert "No lesson 99: there are 00_start_here, " in done.stderr
     assert "at scale" not in done.stdout
