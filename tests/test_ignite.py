@@ -516,4 +516,4 @@ def test_a_control_utility_without_an_answer_is_given_up(monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = silent.getsockname()
         with pytest.raises(ProcessError, match=r"--state has had no answer .* in 3 s"):
-            ignite.Cluster([address], tmp_path).control("--state")
+            ignite.Cluster([address], None, tmp_path).control("--state")
