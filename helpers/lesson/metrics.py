@@ -13,7 +13,9 @@ import psutil
 from IPython.display import display
 
 MIME = "application/vnd.workshop.metric+json"
-FRESH_SECONDS = 0.5  # a new process has its own program long before
+# A new process has its own program long before; but when the machine booted, and so when
+# a process began, is known to a second only.
+FRESH_SECONDS = 1.5
 
 
 def record(name: str, value: float) -> None:
