@@ -13,8 +13,8 @@ import psutil
 from IPython.display import display
 
 MIME = "application/vnd.workshop.metric+json"
-# A new process has its own program long before; but when the machine booted, and so when
-# a process began, is known to a second only.
+# A new process has its own program long before; but when the machine booted, and so
+# when a process began, is known to a second only.
 FRESH_SECONDS = 1.5
 
 
