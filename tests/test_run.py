@@ -176,7 +176,7 @@ def test_a_lesson_that_fails_does_not_stop_the_others(
     output, errors = capfd.readouterr()
     assert "Traceback" not in errors
     cause = "java.lang.IllegalStateException: no room"
-    error = f"Py4JJavaError: java.util.concurrent.ExecutionException: {cause}"
+    error = f"java.util.concurrent.ExecutionException: {cause}"
     assert (
         f"[1/3] 00_first failed in cell 4: {error}\n"
         f"Caused by: {cause}\n"
