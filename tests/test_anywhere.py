@@ -11,7 +11,6 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import yaml
@@ -178,30 +177,35 @@ def lab(tmp_path_factory):
     """The Lab as `make lab` starts it, but for the browser: its process, its address
     and the folder of its connections.
     """
-    port = free_port()
     said = subprocess.run(
         ["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     command = shlex.split(said.replace("\\\n", ""))
     command = command[command.index(".venv/bin/jupyter") + 1 :]
     # a folder of its own for connections, so that a test finds the kernel's
+    connections = tmp_path_factory.mktemp("runtime")
+    log = tmp_path_factory.mktemp("lab") / "log"
     environment = os.environ | {
         "JUPYTER_TOKEN": "secret",
-        "JUPYTER_RUNTIME_DIR": str(tmp_path_factory.mktemp("runtime")),
+        "JUPYTER_RUNTIME_DIR": str(connections),
     }
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "jupyter", *command),
-            *("--no-browser", "--port", str(port), "--allow-root"),
-        ],
-        cwd=ROOT,
-        env=environment,
-        stderr=subprocess.DEVNULL,
-    )
-    connections = Path(environment["JUPYTER_RUNTIME_DIR"])
-    address = f"http://127.0.0.1:{port}"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jupyter", *command),
+                *("--no-browser", "--port", str(free_port()), "--allow-root"),
+            ],
+            cwd=ROOT,
+            env=environment,
+            stderr=errors,
+        )
     try:
-        assert until(lambda: status(f"{address}/api/status?token=secret") == 200, 60)
+        # it takes another port than the one asked for when that has just been taken
+        written = connections / f"jpserver-{process.pid}.json"
+        assert until(written.exists, 180), log.read_text()
+        address = json.loads(written.read_text())["url"].rstrip("/")
+        up = f"{address}/api/status?token=secret"
+        assert until(lambda: status(up) == 200, 60), log.read_text()
         yield process, address, connections
     finally:
         process.terminate()

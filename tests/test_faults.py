@@ -265,6 +265,8 @@ def test_nothing_survives_when_a_python_and_its_guards_are_killed_at_once(
             process.suspend()
         for process in killed:
             process.kill()
+        python.wait(10)
+        assert until(lambda: not any(map(lives, killed)), 10)
         if engine == "yarn":
             assert left()
             Child(["true"], tmp_path / "next").wait()

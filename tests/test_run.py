@@ -42,6 +42,7 @@ java.jvm.java.util.concurrent.CompletableFuture.failedFuture(error).get()
 @pytest.fixture
 def write(monkeypatch, tmp_path):
     """Writes a lesson with the parameters' cell and these; papermill adds a second."""
+    monkeypatch.setenv("COLUMNS", "160")  # a table is cut at the screen's width
     monkeypatch.setattr(settings, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setenv("WORKSHOP_BUILD", str(tmp_path / "build"))
     settings.NOTEBOOKS.mkdir()
@@ -163,7 +164,6 @@ def test_ctrl_c_ends_everything_and_prints_the_table(write, tmp_path):
 def test_a_lesson_that_fails_does_not_stop_the_others(
     write, tmp_path, capfd, monkeypatch
 ):
-    monkeypatch.setenv("COLUMNS", "160")
     write(
         "00_first",
         "block = b'x' * 500_000_000",
