@@ -62,9 +62,10 @@ cluster-test: setup ## build, start, test and stop the cluster in containers (ab
 benchmark: setup ## compare local, Standalone, YARN and Kubernetes (by KUBECONFIG), then deploy the service there (an hour and a quarter)
 	@$(VENV)/python -m benchmark && $(VENV)/python -m benchmark.kill && $(VENV)/python -m benchmark.deploy
 
-lock: setup ## for maintainers: write requirements.txt and requirements-build.txt from pyproject.toml
+lock: setup ## for maintainers: write requirements.txt, -build.txt and -connect.txt from pyproject.toml
 	@$(COMPILE) pyproject.toml --extra dev --extra site --output-file requirements.txt
 	@$(COMPILE) --group build --output-file requirements-build.txt
+	@$(COMPILE) --group connect --output-file requirements-connect.txt
 
 sums: setup ## for maintainers: write the checksums of the Java artefacts again, after a version has moved
 	@$(VENV)/python -m tools.java_sums

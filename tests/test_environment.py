@@ -2,8 +2,11 @@
 installed agree.
 """
 
+import json
 import re
+import subprocess
 import sys
+import tomllib
 from importlib import metadata
 
 import pytest
@@ -12,6 +15,7 @@ from packaging.requirements import Requirement
 
 from helpers import settings
 from helpers.java import jdk
+from helpers.spark import connect
 from tools import doctor
 
 LOCK = (settings.ROOT / "requirements.txt").read_text()
@@ -76,3 +80,24 @@ def test_the_kafka_connector_is_the_one_of_this_spark():
         re.search(r"<spark\.version>(.+)</spark\.version>", pom)[1]
         == doctor.locked_versions()["pyspark"]
     )
+
+
+def test_spark_connect_s_client_has_the_server_s_versions():
+    """The same Spark, and the same libraries for the data that travel, as pinned, as
+    locked and as installed.
+    """
+    project = tomllib.loads((settings.ROOT / "pyproject.toml").read_text())
+    pins = dict(pin.split("==") for pin in project["dependency-groups"]["connect"])
+    server = doctor.locked_versions() | {
+        "pyspark-client": doctor.locked_versions()["pyspark"]
+    }
+    assert set(pins) == {"pyspark-client", "numpy", "pandas", "pyarrow"}
+    assert pins == {name: server[name] for name in pins}
+    lock = (settings.ROOT / "requirements-connect.txt").read_text()
+    locked = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", lock, flags=re.M))
+    assert pins.items() <= locked.items()
+    ask = "print(json.dumps({m.name: m.version for m in metadata.distributions()}))"
+    said = subprocess.check_output(
+        [connect.PYTHON, "-c", f"import json; from importlib import metadata; {ask}"]
+    )
+    assert {normal(name): value for name, value in json.loads(said).items()} == locked

@@ -147,6 +147,7 @@ def project(tmp_path):
         "requirements.txt",
         "requirements-uv.txt",
         "requirements-build.txt",
+        "requirements-connect.txt",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(settings.ROOT / name, folder / name)
@@ -252,6 +253,7 @@ def source_package(project, tmp_path):
     (project / "requirements.txt").write_text(
         f"pyspark==9.9 --hash=sha256:{files.sha256(file)}\n"
     )
+    (project / "requirements-connect.txt").write_text("")
     venv.create(project / ".venv")
     uv = Path(sys.executable).with_name("uv")
     (project / ".venv" / "bin" / "uv").symlink_to(uv)

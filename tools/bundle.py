@@ -25,7 +25,13 @@ from helpers.singa import bridge
 ROOT = settings.ROOT
 NAME = "apache-ml-workshop"
 PLATFORM = f"{platform.system()} {platform.machine()}"
-LOCKS = ("requirements.txt", "requirements-singa.txt", "requirements-build.txt")
+LOCKS = (
+    "requirements.txt",
+    "requirements-singa.txt",
+    "requirements-build.txt",
+    "requirements-connect.txt",
+)
+INSTALLED = (LOCKS[0], LOCKS[3])  # by set-up, each into an environment of its own
 INSTALL = """\
 The workshop for a machine without a network: {platform}, Python 3.11.
 
@@ -49,8 +55,8 @@ def wheels(folder: Path) -> None:
     """Fill `folder` with wheels of the locked packages; only what the lock's hashes
     know is downloaded.
 
-    A package without a wheel (PySpark) is built here, once, with what the third lock
-    names. Raises BundleError when one cannot be had.
+    Packages without a wheel (PySpark, its client) are built here, once, with what the
+    third lock names. Raises BundleError when one cannot be had.
     """
     stamp = folder / "locks.sha256"
     wanted = files.sha256(*(ROOT / name for name in LOCKS))
@@ -64,8 +70,10 @@ def wheels(folder: Path) -> None:
     with _pip() as pip:
         strict = ("--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:")
         # without pip's cache, which may hold a PySpark that something else has built
-        source = ("--no-binary", "pyspark", "--no-build-isolation", "--no-cache-dir")
-        pip("wheel", *strict, *source, "--wheel-dir", folder, "-r", LOCKS[0])
+        built = ("--no-binary", "pyspark,pyspark-client")
+        source = (*built, "--no-build-isolation", "--no-cache-dir")
+        for name in INSTALLED:
+            pip("wheel", *strict, *source, "--wheel-dir", folder, "-r", name)
         if bridge.supported():
             old = ("--python-version", "3.6", "--implementation", "cp")
             linux = ("--abi", "cp36m", "--platform", "manylinux2014_x86_64")
@@ -73,21 +81,23 @@ def wheels(folder: Path) -> None:
     stamp.write_text(wanted)
 
 
-def lock(folder: Path) -> str:
-    """A requirements file for exactly the wheels in `folder` that belong to this
-    Python, with their hashes.
+def lock(folder: Path, name: str) -> str:
+    """A requirements file for the wheels in `folder` that the lock `name` pins, with
+    their hashes.
     """
+    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / name).read_text(), re.M)
+    wanted = {(_normal(package), version) for package, version in pins}
     lines = []
     for wheel in sorted(folder.glob("*.whl")):
-        name, version = wheel.name.split("-")[:2]
-        if not wheel.name.startswith(
-            "singa-"
-        ):  # it is for another Python: helpers/singa/bridge.py loads it
-            lines.append(
-                f"{name.replace('_', '-')}=={version}"
-                f" --hash=sha256:{files.sha256(wheel)}"
-            )
+        package, version = wheel.name.split("-")[:2]
+        if (_normal(package), version) in wanted:
+            digest = files.sha256(wheel)
+            lines.append(f"{_normal(package)}=={version} --hash=sha256:{digest}")
     return "\n".join(lines) + "\n"
+
+
+def _normal(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def tracked() -> list[str]:
@@ -114,7 +124,7 @@ def pack(archive: Path) -> int:
     }
     for module in artefacts.modules():
         packed |= {f"java/{module}/{jar.name}": jar for jar in artefacts.jars(module)}
-    made = {"requirements.txt": lock(out / "wheels")}
+    made = {name: lock(out / "wheels", name) for name in INSTALLED}
     sums = [
         f"{hashlib.sha256(text.encode()).hexdigest()}  {name}"
         for name, text in made.items()

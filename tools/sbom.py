@@ -24,6 +24,7 @@ LOCKS = (
     "requirements-uv.txt",
     "requirements-singa.txt",
     "requirements-build.txt",
+    "requirements-connect.txt",
 )
 PIN = re.compile(r"^([\w.-]+)==([^\s;]+)(.*?)(?=^[\w.-]+==|\Z)", re.M | re.S)
 # Groups of PySpark's jars that do not say theirs, by the beginning of their names.

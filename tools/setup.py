@@ -20,7 +20,12 @@ LOCK = VENV + ".lock"  # beside it, for it may be made again
 PROJECT = os.path.join(VENV, "project.txt")  # where the installed package lies
 STAMP = os.path.join(VENV, "requirements.sha256")
 LAB_SETTINGS = os.path.join(VENV, "share", "jupyter", "lab", "settings")
-LOCKS = ("requirements-uv.txt", "requirements.txt", "requirements-build.txt")
+LOCKS = (
+    "requirements-uv.txt",
+    "requirements.txt",
+    "requirements-build.txt",
+    "requirements-connect.txt",
+)
 # An unpacked bundle (make bundle) has everything beside it: then nothing else is asked.
 BUNDLE = os.path.join(ROOT, "bundle")
 
@@ -33,7 +38,7 @@ TROUBLES = (
         (
             "A package is not the one that its checksum names, and was not installed:"
             " run this again; if it says so again, restore the list with `git checkout"
-            " -- requirements.txt requirements-uv.txt requirements-build.txt`."
+            " -- 'requirements*.txt'`."
         ),
     ),
     (
@@ -123,21 +128,15 @@ def install(wanted):
         "Installing the locked packages (one to three minutes, about 1.5 GB)",
         flush=True,
     )
-    # Wheels only, and one source package, PySpark: built with what LOCKS[2] names, and
-    # uv holds that to its hashes, too. A bundle has a wheel of it.
-    lock = ["--only-binary", ":all:", "--require-hashes"] + (
-        [os.path.join(BUNDLE, LOCKS[1]), "--no-index"]
-        if os.path.isdir(BUNDLE)
-        else ["--no-binary", "pyspark", "--build-constraint", LOCKS[2], LOCKS[1]]
-    )
     if os.path.exists(PROJECT):
         os.remove(PROJECT)  # the sync takes the project out
-    run([uv, "pip", "sync", "--quiet", "--python", PYTHON, *lock], OFFLINE)
+    sync(uv, PYTHON, LOCKS[1], "pyspark")
     # venv's own installers are old, in no lock, and needed no longer.
     run(
         [uv, "pip", "uninstall", "--quiet", "--python", PYTHON, "pip", "setuptools"],
         OFFLINE,
     )
+    install_client(VENV)
     # The Lab shows a cell's time only if the notebook keeps it.
     os.makedirs(LAB_SETTINGS, exist_ok=True)
     with open(os.path.join(LAB_SETTINGS, "overrides.json"), "w") as overrides:
@@ -146,6 +145,30 @@ def install(wanted):
         )
     with open(STAMP, "w") as stamp:
         stamp.write(wanted)
+
+
+def install_client(prefix):
+    """Makes the small environment of Spark Connect's client inside another one, whose
+    uv it is made with (helpers/spark/connect.py starts it).
+    """
+    uv, folder = os.path.join(prefix, "bin", "uv"), os.path.join(prefix, "connect")
+    make = [uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder]
+    run(make, OFFLINE)
+    sync(uv, os.path.join(folder, "bin", "python"), LOCKS[3], "pyspark-client")
+
+
+def sync(uv, python, lock, source):
+    """Installs exactly what a lock names: wheels only, and one source package, built
+    with what LOCKS[2] names; uv holds that to its hashes, too. A bundle has a wheel of
+    it.
+    """
+    files = (
+        [os.path.join(BUNDLE, lock), "--no-index"]
+        if os.path.isdir(BUNDLE)
+        else ["--no-binary", source, "--build-constraint", LOCKS[2], lock]
+    )
+    strict = ["--only-binary", ":all:", "--require-hashes"]
+    run([uv, "pip", "sync", "--quiet", "--python", python, *strict, *files], OFFLINE)
 
 
 def install_project():

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -79,16 +80,16 @@ def _seconds(task: Callable[[], object]) -> float:
 
 
 class PeakMemory:
-    """Highest memory of this process and all its descendants together, in MB, sampled
-    in the background.
+    """Highest memory of this process, or of `pid`, and all its descendants together, in
+    MB, sampled in the background.
 
     Shared pages are counted once (PSS) where the system tells, otherwise the resident
     sets are added up. Start it in a lesson's first cell and ask `peak_mb()` in the
     last. A context manager, too.
     """
 
-    def __init__(self, every: float = 0.5):
-        self._every = every
+    def __init__(self, every: float = 0.5, pid: int | None = None):
+        self._every, self._pid = every, pid
         self._peak = 0.0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -115,11 +116,10 @@ class PeakMemory:
             self._sample()
 
     def _sample(self) -> None:
-        me = psutil.Process()
-        self._peak = max(
-            self._peak,
-            sum(_memory(process) for process in [me, *me.children(recursive=True)]),
-        )
+        with suppress(psutil.NoSuchProcess):  # `pid` has ended
+            root = psutil.Process(self._pid)
+            processes = [root, *root.children(recursive=True)]
+            self._peak = max(self._peak, sum(map(_memory, processes)))
 
 
 def _memory(process: psutil.Process) -> int:

@@ -1,14 +1,14 @@
 """spark-submit: a script run in processes that end with this one."""
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from helpers import settings
-from helpers.processes import failures
-from helpers.processes.child import Child, ProcessError
+from helpers.processes import script as program
+from helpers.processes.child import ProcessError
 from helpers.spark import runtime, secret
 from helpers.spark.runtime import Manager
 from helpers.waiting import until
@@ -22,13 +22,15 @@ def submit(
     py_files: Sequence[Path] = (),
     manager: Manager | None = None,
     conf: Mapping[str, object] | None = None,
+    beside: Callable[[int], AbstractContextManager] = nullcontext,
 ) -> str:
     """Run a script by spark-submit in processes that end with this one, and return what
     it printed.
 
     It runs on `manager`, else on `master`, else where the settings say, else on
     local[2]. `py_files` are Python modules that the script and its workers import;
-    `conf` has Spark's settings, and has the last word. Raises ProcessError with the
+    `conf` has Spark's settings, and has the last word. `beside` is made with its
+    process id and open while it runs, as a meter is. Raises ProcessError with the
     cause, and with the place of all its output, when it fails.
     """
     manager = manager or Manager(master or settings.spark_master() or "local[2]")
@@ -50,30 +52,14 @@ def submit(
         script,
         *arguments,
     ]
-    with tempfile.TemporaryDirectory(dir=runtime.folder("logs")) as folder:
-        printed = Path(folder, "stdout")
-        child = Child(
-            command,
-            log=Path(folder, "stderr"),
-            env={
-                **runtime.environment(),
-                **secret.environment(manager.url),
-                **manager.environment,
-            },
-            stdout=printed,
-        )
-        try:
-            failed = child.wait()
-        finally:
-            child.stop()
-        if failed:
-            # printed before errors, which say why last
-            said = printed.read_text(errors="replace") + child.output()
-            raise ProcessError(
-                f"spark-submit {script.name} failed: "
-                + failures.explain(said, script.stem)
-            )
-        return printed.read_text()
+    environment = {
+        **runtime.environment(),
+        **secret.environment(manager.url),
+        **manager.environment,
+    }
+    what = f"spark-submit {script.name}"
+    logs = runtime.folder("logs")
+    return program.run(command, what, logs, environment, beside=beside)
 
 
 def submit_and_kill(
