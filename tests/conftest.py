@@ -231,6 +231,7 @@ def by_nbval(stem: str) -> Path:
         project / "notebooks" / f"{stem}.ipynb",
     ]
     environment = odd_environment() | {
+        **lessons.BESIDE_ANOTHER,
         "WORKSHOP_SCALE": "tiny",
         "PYTHONPATH": str(project / "tests"),
     }
@@ -273,6 +274,8 @@ def with_shuffled_labels(stem: str) -> Path:
     nbformat.write(lesson, part)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKSHOP_SHUFFLE_LABELS", "1")
+        for name, value in lessons.BESIDE_ANOTHER.items():
+            patch.setenv(name, value)
         lessons.execute(part, "tiny", output, timeout=CELL_SECONDS)
     return output
 

@@ -178,7 +178,11 @@ def lab(tmp_path_factory):
     and the folder of its connections.
     """
     said = subprocess.run(
-        ["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "lab"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     command = shlex.split(said.replace("\\\n", ""))
     command = command[command.index(".venv/bin/jupyter") + 1 :]

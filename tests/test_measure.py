@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -44,16 +45,56 @@ def test_only_finite_numbers_are_metrics(value):
         metrics.record("auc", value)
 
 
-def test_interleaved_tasks_take_turns():
+def test_interleaved_tasks_take_turns_in_an_order_drawn_anew():
     order = []
-    seconds = metrics.interleave(
-        {"a": lambda: order.append("a"), "b": lambda: order.append("b")},
-        repeats=2,
-        warm_up=1,
-    )
-    assert order == ["a", "b"] * 3
-    assert seconds.shape == (2, 2)
+    tasks = {name: lambda name=name: order.append(name) for name in "abc"}
+    seconds = metrics.interleave(tasks, repeats=20, warm_up=2)
+    rounds = ["".join(order[i : i + 3]) for i in range(0, len(order), 3)]
+    assert len(rounds) == 22
+    assert {"".join(sorted(turn)) for turn in rounds} == {"abc"}
+    assert len(set(rounds)) > 1
+    assert list(seconds) == ["a", "b", "c"]
+    assert seconds.shape == (20, 3)
     assert (seconds >= 0).all().all()
+
+
+def test_each_task_s_seconds_stand_in_its_own_column():
+    tasks = {"slow": lambda: time.sleep(0.02), "quick": lambda: None}
+    seconds = metrics.interleave(tasks, repeats=8)
+    assert (seconds["slow"] >= 0.02).all()
+    assert (seconds["quick"] < seconds["slow"]).all()
+
+
+def test_a_ratio_is_taken_within_rounds():
+    """A machine that is five times as slow in one round changes nothing."""
+    pace = np.array([1.0, 5.0, 1.2, 0.9])
+    found = metrics.ratio(pd.DataFrame({"a": 3 * pace, "b": pace}), "a", "b")
+    assert found == pytest.approx((3, 3, 3))
+
+
+def test_a_ratio_s_interval_holds_the_truth_as_often_as_it_says():
+    chance, held = np.random.default_rng(0), 0
+    for _ in range(2000):
+        noise = np.exp(chance.normal(0, 0.2, (5, 2)))
+        seconds = pd.DataFrame({"a": 2 * noise[:, 0], "b": noise[:, 1]})
+        found = metrics.ratio(seconds, "a", "b")
+        held += found.low <= 2 <= found.high
+    assert 0.93 < held / 2000 < 0.97
+
+
+def test_one_round_has_no_interval():
+    with pytest.raises(ValueError, match="raise `repeats`"):
+        metrics.ratio(pd.DataFrame({"a": [1.0], "b": [2.0]}), "a", "b")
+
+
+def test_an_interval_is_three_metrics(shown):
+    metrics.record_interval("gain", metrics.Interval(0.5, 0.25, 0.75))
+    said = [what[metrics.MIME] for what, _ in shown]
+    assert {one["name"]: one["value"] for one in said} == {
+        "gain": 0.5,
+        "gain_low": 0.25,
+        "gain_high": 0.75,
+    }
 
 
 def test_peak_memory_counts_children():

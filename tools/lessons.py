@@ -25,6 +25,9 @@ from helpers import errors, settings
 TIMES = settings.ROOT / "docs" / "timing.json"  # of full runs; make timing writes it
 # lessons at a time; at full scale they measure, and nothing may run beside
 AT_ONCE = {"tiny": 2, "full": 1}
+# Two lessons at a time on two cores: threads that wait by spinning would take each
+# other's time. What a lesson sets itself still counts.
+BESIDE_ANOTHER = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 # a cell hangs that takes 20 times as long as its whole lesson took, and an hour
 LIMIT_SECONDS, LIMIT_TIMES = 3600, 20
 LONG_SECONDS = 600  # the reader is told of a cell that takes longer
@@ -307,6 +310,8 @@ def _run_one(lesson: Path, scale: str, keep: bool, pipe: Connection) -> None:
     from tools.rendering import to_html
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    if not keep and AT_ONCE[scale] > 1:
+        os.environ.update(BESIDE_ANOTHER)
     copy, memory = _copy(lesson, scale), PeakMemory(every=1)
 
     def send(**changes: object) -> None:

@@ -3,15 +3,20 @@ measured.
 """
 
 import math
+import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import pandas as pd
 import psutil
 from IPython.display import display
+
+Name = TypeVar("Name", bound=Hashable)
 
 MIME = "application/vnd.workshop.metric+json"
 # A new process has its own program long before; but when the machine booted, and so
@@ -38,6 +43,26 @@ def record(name: str, value: float) -> None:
     display({MIME: {"name": name, "value": number}, "text/plain": text}, raw=True)
 
 
+class Interval(NamedTuple):
+    """An estimate and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+def record_interval(name: str, interval: Interval) -> None:
+    """Record an estimate as `name`, and the ends of its interval as `name`_low and
+    `name`_high. Raises ValueError as `record` does.
+    """
+    record(name, interval.value)
+    record(f"{name}_low", interval.low)
+    record(f"{name}_high", interval.high)
+
+
 def read(notebook: Path) -> dict[str, float]:
     """Every metric recorded in a notebook's outputs; the last value wins where a name
     comes twice.
@@ -58,19 +83,40 @@ def of_cell(cell: dict) -> dict[str, float]:
 
 
 def interleave(
-    tasks: dict[str, Callable[[], object]], repeats: int = 5, warm_up: int = 1
+    tasks: dict[Name, Callable[[], object]],
+    repeats: int = 5,
+    warm_up: int = 1,
+    seed: int | None = None,
 ) -> pd.DataFrame:
-    """Wall seconds of each task: `repeats` rows x one column per task.
+    """Wall seconds of each task: `repeats` rounds x one column per task.
 
-    The tasks take turns, so that a slow minute of the machine hits them all; `warm_up`
-    rounds are not counted.
+    The tasks take turns, so that a slow minute of the machine hits them all, in an
+    order drawn anew each round, so that none always runs after the same other one
+    (`seed` draws the same orders again). The first `warm_up` rounds are not counted.
     """
-    rows = []
+    chance, rows = random.Random(seed), []
     for turn in range(warm_up + repeats):
-        seconds = {name: _seconds(task) for name, task in tasks.items()}
+        order = chance.sample(list(tasks), len(tasks))
+        seconds = {name: _seconds(tasks[name]) for name in order}
         if turn >= warm_up:
-            rows.append(seconds)
-    return pd.DataFrame(rows)
+            rows.append([seconds[name] for name in tasks])
+    return pd.DataFrame(rows, columns=list(tasks))
+
+
+def ratio(seconds: pd.DataFrame, over: Hashable, under: Hashable) -> Interval:
+    """How many times as long one column of `interleave` takes as another: the geometric
+    mean of the ratios within each round, with Student's interval of their logarithms.
+
+    Raises ValueError with fewer than two rounds, which know no interval.
+    """
+    from scipy import stats  # takes a second, and many measure without a ratio
+
+    logs = np.log(seconds[over].to_numpy() / seconds[under].to_numpy())
+    if len(logs) < 2:
+        raise ValueError("An interval needs two rounds or more: raise `repeats`.")
+    half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
+    middle = logs.mean()
+    return Interval(*map(float, np.exp([middle, middle - half, middle + half])))
 
 
 def _seconds(task: Callable[[], object]) -> float:
