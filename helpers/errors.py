@@ -53,16 +53,18 @@ def cause(said: str, otherwise: str = "") -> list[str]:
     and the first cause that Java names in a second.
 
     Where code in Python failed, it is the last line of its stack, also where Java ran
-    that code and repeats it; where py4j only passes an exception on, it is Java's.
+    that code and repeats it; where py4j only passes an exception on, it is Java's. One
+    that ends in a colon, as gRPC's, says what it means in the two lines below it.
     Without any exception it is the line `otherwise`.
     """
     lines = [line.rstrip() for line in said.splitlines() if line.strip()]
     python, within = [], False
-    for line in lines:
+    for number, line in enumerate(lines):
         if line.endswith(TRACEBACK):
             within = True
         elif within and not line[0].isspace():
-            python.append(line)
+            below = lines[number + 1 : number + 3] if line.endswith(":") else []
+            python.append(" ".join([line, *map(str.strip, below)]))
             within = False
     java = [found[1] for found in map(JAVA.match, lines) if found]
     if python and not PASSED_ON.match(python[-1]):

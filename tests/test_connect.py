@@ -3,7 +3,7 @@ nothing stays.
 """
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import psutil
@@ -65,7 +65,8 @@ def test_who_does_not_know_the_token_is_refused(server, script):
 def test_the_token_is_in_no_command_and_no_stranger_reads_it(server):
     root = psutil.Process(server.process.pid)
     for process in (root, *root.children(recursive=True)):
-        assert server.token not in " ".join(process.cmdline())
+        with suppress(psutil.ZombieProcess):
+            assert server.token not in " ".join(process.cmdline())
     environment = f"/proc/{root.pid}/environ"
     read = stranger("cat", environment)
     assert read.returncode != 0 or psutil.Process().uids().real != 0
@@ -75,7 +76,7 @@ def test_the_token_is_in_no_command_and_no_stranger_reads_it(server):
 @pytest.mark.security
 def test_a_server_listens_on_loopback_alone(server):
     heard = {address for address, _ in listening(server.process.pid)}
-    assert ("127.0.0.1", server.port) in heard
+    assert server.port in {port for _, port in heard}
     assert {host for host, _ in heard} <= set(LOOPBACK)
 
 

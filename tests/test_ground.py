@@ -199,6 +199,15 @@ def test_every_error_of_ours_has_the_one_parent():
             ["KeyError: 'carrier'"],
         ),
         (
+            "Traceback (most recent call last):\n  File 'a.py', line 1\n"
+            "grpc.Error: <RPC that terminated with:\n\tstatus = UNAUTHENTICATED\n"
+            '\tdetails = "Invalid token"\n\tdebug = ...\n>',
+            [
+                "grpc.Error: <RPC that terminated with: status = UNAUTHENTICATED"
+                ' details = "Invalid token"'
+            ],
+        ),
+        (
             'WARNING: Using a module\nException in thread "main" java.net.BindException:'
             " Address already in use\n\tat a.B.c(B.java:1)",
             ["java.net.BindException: Address already in use"],

@@ -38,7 +38,7 @@ TROUBLES = (
         (
             "A package is not the one that its checksum names, and was not installed:"
             " run this again; if it says so again, restore the list with `git checkout"
-            " -- 'requirements*.txt'`."
+            " -- requirements*.txt`."
         ),
     ),
     (

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from helpers import settings
@@ -26,6 +32,7 @@ from helpers.waiting import until
 
 READY_SECONDS = 60
 PROPERTIES = "server.properties"
+LEADERLESS = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 
 # librdkafka writes every refused connection to stderr unless it is given a logger
 _quiet = logging.getLogger("workshop.kafka")
@@ -203,16 +210,27 @@ def _create(client: AdminClient, topic: NewTopic) -> None:
 
 def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
     """How many records each partition of a topic has: {partition: count}, counted from
-    offset 0.
+    offset 0. Raises BrokerError when a partition has no leader for ten seconds.
     """
     require(bootstrap)
     consumer = _consumer(bootstrap)
+
+    def ends() -> dict[int, int]:
+        found = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        try:
+            return {
+                p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[
+                    1
+                ]
+                for p in found
+            }
+        except KafkaException as error:
+            if error.args[0].code() not in LEADERLESS:
+                raise
+            return {}  # a topic has just been made, or a broker has just come back
+
     try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        return {
-            p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[1]
-            for p in partitions
-        }
+        return until(ends, 10, f"A leader for {topic}", error=BrokerError)
     finally:
         consumer.close()
 
