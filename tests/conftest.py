@@ -196,7 +196,8 @@ def odd_project() -> Path:
 
 
 def odd_environment() -> dict[str, str]:
-    """A bare environment's locale, where Java by itself could not name the folder.
+    """A bare environment's locale, where Java by itself could not name the folder, and
+    what a lesson gets that runs beside another one.
 
     Nothing of this process's own Spark, which a session names in os.environ.
     """
@@ -205,7 +206,7 @@ def odd_environment() -> dict[str, str]:
         for name, value in OUTSIDE.items()
         if not name.startswith(("LC_", "LANG", "MAKE", "MFLAGS"))
     }
-    return outside | {"LANG": "C"}
+    return outside | lessons.BESIDE_ANOTHER | {"LANG": "C"}
 
 
 def by_nbval(stem: str) -> Path:
@@ -231,7 +232,6 @@ def by_nbval(stem: str) -> Path:
         project / "notebooks" / f"{stem}.ipynb",
     ]
     environment = odd_environment() | {
-        **lessons.BESIDE_ANOTHER,
         "WORKSHOP_SCALE": "tiny",
         "PYTHONPATH": str(project / "tests"),
     }

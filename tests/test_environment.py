@@ -12,6 +12,7 @@ from importlib import metadata
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from helpers import settings
 from helpers.java import jdk
@@ -22,14 +23,10 @@ LOCK = (settings.ROOT / "requirements.txt").read_text()
 LOCKED = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", LOCK, flags=re.M))
 
 
-def normal(name):
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 @pytest.mark.parametrize("name", doctor.locked_versions())
 def test_direct_dependencies_agree(name):
     wanted = doctor.locked_versions()[name]
-    assert LOCKED[normal(name)] == wanted
+    assert LOCKED[canonicalize_name(name)] == wanted
     assert metadata.version(name) == wanted
 
 
@@ -100,4 +97,6 @@ def test_spark_connect_s_client_has_the_server_s_versions():
     said = subprocess.check_output(
         [connect.PYTHON, "-c", f"import json; from importlib import metadata; {ask}"]
     )
-    assert {normal(name): value for name, value in json.loads(said).items()} == locked
+    assert {
+        canonicalize_name(name): value for name, value in json.loads(said).items()
+    } == locked

@@ -49,9 +49,7 @@ class Lesson:
         self.kernel.kernel_spec.argv[0] = str(project / ".venv" / "bin" / "python")
         self.kernel.start_kernel(
             cwd=str(project / "notebooks"),
-            env=odd_environment()
-            | lessons.BESIDE_ANOTHER
-            | {"WORKSHOP_SCALE": "tiny", MARK: self.mark},
+            env=odd_environment() | {"WORKSHOP_SCALE": "tiny", MARK: self.mark},
         )
         self.pid = self.kernel.provisioner.pid
         self.client = self.kernel.blocking_client()

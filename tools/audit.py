@@ -8,7 +8,6 @@ python -m tools.audit FOLDER     reads advisories in OSV's format (JSON or YAML)
 
 import itertools
 import json
-import re
 import sys
 import tomllib
 import urllib.request
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.utils import canonicalize_name
 from univers.versions import InvalidVersion, MavenVersion, PypiVersion
 
 from helpers import errors, settings
@@ -210,7 +210,7 @@ def _advisories(folder: Path) -> Iterator[dict]:
 
 
 def _plain(name: str) -> str:
-    return name if ":" in name else re.sub(r"[-_.]+", "-", name).lower()
+    return name if ":" in name else canonicalize_name(name)
 
 
 def _names(advisory: dict) -> set[str]:

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from helpers import errors, files, settings
 from helpers.java import artefacts
 from helpers.singa import bridge
@@ -86,18 +88,14 @@ def lock(folder: Path, name: str) -> str:
     their hashes.
     """
     pins = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / name).read_text(), re.M)
-    wanted = {(_normal(package), version) for package, version in pins}
+    wanted = {(canonicalize_name(package), version) for package, version in pins}
     lines = []
     for wheel in sorted(folder.glob("*.whl")):
         package, version = wheel.name.split("-")[:2]
-        if (_normal(package), version) in wanted:
-            digest = files.sha256(wheel)
-            lines.append(f"{_normal(package)}=={version} --hash=sha256:{digest}")
+        package = canonicalize_name(package)
+        if (package, version) in wanted:
+            lines.append(f"{package}=={version} --hash=sha256:{files.sha256(wheel)}")
     return "\n".join(lines) + "\n"
-
-
-def _normal(package: str) -> str:
-    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def tracked() -> list[str]:

@@ -234,7 +234,7 @@ def run(scale: str, names: list[str], keep: bool) -> int:
     ]
     start, code = time.monotonic(), 0
     try:
-        _run_all(runs, scale, 1 if keep else AT_ONCE[scale])
+        _run_all(runs, scale, _at_once(scale, keep))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # while the lessons are ended
         code = 130
@@ -257,6 +257,11 @@ def run(scale: str, names: list[str], keep: bool) -> int:
             f" in {_shown(settings.build_dir() / 'pages')}."
         )
     return code or int(failed > 0)
+
+
+def _at_once(scale: str, keep: bool) -> int:
+    """How many lessons run at a time; what is kept is measured, too."""
+    return 1 if keep else AT_ONCE[scale]
 
 
 def _run_all(runs: list[Run], scale: str, at_once: int) -> None:
@@ -310,7 +315,7 @@ def _run_one(lesson: Path, scale: str, keep: bool, pipe: Connection) -> None:
     from tools.rendering import to_html
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
-    if not keep and AT_ONCE[scale] > 1:
+    if _at_once(scale, keep) > 1:
         os.environ.update(BESIDE_ANOTHER)
     copy, memory = _copy(lesson, scale), PeakMemory(every=1)
 

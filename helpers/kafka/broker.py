@@ -216,13 +216,12 @@ def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
     consumer = _consumer(bootstrap)
 
     def ends() -> dict[int, int]:
-        found = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        known = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        partitions = [TopicPartition(topic, number) for number in known]
         try:
             return {
-                p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[
-                    1
-                ]
-                for p in found
+                one.partition: consumer.get_watermark_offsets(one, timeout=10)[1]
+                for one in partitions
             }
         except KafkaException as error:
             if error.args[0].code() not in LEADERLESS:

@@ -90,17 +90,17 @@ def interleave(
 ) -> pd.DataFrame:
     """Wall seconds of each task: `repeats` rounds x one column per task.
 
-    The tasks take turns, so that a slow minute of the machine hits them all, in an
-    order drawn anew each round, so that none always runs after the same other one
-    (`seed` draws the same orders again). The first `warm_up` rounds are not counted.
+    The tasks take turns, so that a slow minute of the machine hits them all. Each round
+    has a new random order, so that none always runs after the same other one (`seed`
+    draws the same orders again). The first `warm_up` rounds are not counted.
     """
     chance, rows = random.Random(seed), []
     for turn in range(warm_up + repeats):
         order = chance.sample(list(tasks), len(tasks))
         seconds = {name: _seconds(tasks[name]) for name in order}
         if turn >= warm_up:
-            rows.append([seconds[name] for name in tasks])
-    return pd.DataFrame(rows, columns=list(tasks))
+            rows.append({name: seconds[name] for name in tasks})
+    return pd.DataFrame(rows)
 
 
 def ratio(seconds: pd.DataFrame, over: Hashable, under: Hashable) -> Interval:

@@ -15,7 +15,7 @@ DRAWS = 2000
 
 
 class Days:
-    """The days of labelled flights, drawn anew `draws` times with replacement.
+    """The days of labelled flights, drawn `draws` times with replacement.
 
     `day` (n,) names each flight's day, `late` (n,) is 1 for a late one, else 0. What is
     asked of one object is asked of the same draws. Source of the percentile interval:

@@ -36,6 +36,7 @@ class Wire:
         self._listener = socket.create_server((HOST, 0))
         self.port = self._listener.getsockname()[1]
         self.sent = self.received = 0
+        self._counting = threading.Lock()  # a client may open several connections
 
     def __enter__(self) -> "Wire":
         threading.Thread(target=self._accept, daemon=True).start()
@@ -56,13 +57,11 @@ class Wire:
                     threading.Thread(target=self._pass, args=pair, daemon=True).start()
 
     def _pass(self, source: socket.socket, target: socket.socket, count: str) -> None:
-        """One thread for each direction, so each counter of a connection has one
-        writer.
-        """
         with suppress(OSError):  # one of the two has gone
             while piece := source.recv(65_536):
                 target.sendall(piece)
-                setattr(self, count, getattr(self, count) + len(piece))
+                with self._counting:
+                    setattr(self, count, getattr(self, count) + len(piece))
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
